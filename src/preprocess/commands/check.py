@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
@@ -26,6 +25,7 @@ from datamodules.media.sampling import Selection
 from datamodules.run.failures import count_failures, failures
 from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
+from preprocess.frame_transforms import Drop
 from preprocess.job.extractor import Extractor
 from preprocess.job.pipeline_cli import parse_pipeline
 from preprocess.job.pipeline_help import PipelineParser
@@ -136,7 +136,7 @@ class _Check(Extractor):
         self._checked.place(device)
         request, images = self._checked.frames, self._decoding.images
         self.frames = FrameRequest(
-            transform=_Drop if images == "pillow" else None,  # with nvjpeg, frames are decoded for `extract`
+            transform=Drop if images == "pillow" else None,  # with nvjpeg, frames are decoded for `extract`
             selection=request.selection if self._full else FirstAndLast(request.selection),
             size=request.size,
             decoding=request.decoding,
@@ -155,16 +155,6 @@ class _Check(Extractor):
         if facts := summary.video:
             self.num_non_square += facts["pixel_aspect_ratio"] != 1
             self.num_skipping += facts["num_skipped_frames"] > 0
-
-
-class _Drop:
-    """A transform that discards each frame in the worker that decoded it."""
-
-    def start(self, item: Item) -> None:
-        """Do nothing: no state is kept between items."""
-
-    def __call__(self, frame: Tensor) -> None:
-        """Return None."""
 
 
 class _NoSamples(SampleKind[None]):

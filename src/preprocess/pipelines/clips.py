@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
@@ -17,8 +16,9 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Short, Uniform
-from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from datamodules.samples.clips import ClipSample, ClipSamples, jpeg_frames, mp4_frames, raw_frames
 from preprocess.clip_vocabulary import END, INSTALLED, read_vocabulary
+from preprocess.frame_transforms import JpegTransform
 from preprocess.job.extractor import Extractor
 
 TextCleaning = Literal["none", "openai"]
@@ -145,17 +145,6 @@ def _require_text(item: Item) -> None:
         raise ExtractError("its text is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ExtractError("its text has a lone surrogate, which UTF-8 cannot store")
-
-
-class JpegTransform:
-    """Encodes frames as JPEG in a DataLoader worker."""
-
-    def start(self, item: Item) -> None:
-        """Do nothing: no state is kept from frame to frame."""
-
-    def __call__(self, frame: Tensor) -> bytes:
-        """Return the JPEG of `frame`, uint8 [3, H, W]."""
-        return jpeg(frame.permute(1, 2, 0).cpu().numpy())
 
 
 class ClipTokenizer:

@@ -30,8 +30,9 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from preprocess.cli import main
+from preprocess.frame_transforms import JpegTransform
 from preprocess.integrity import verify
-from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
+from preprocess.pipelines.clips import Clips, ClipTokenizer
 from support.clip_runs import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from support.fork_server import ForkServer
 from support.runs import tars

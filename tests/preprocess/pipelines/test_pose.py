@@ -22,8 +22,9 @@ from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import pose_map
 from preprocess.cli import main
 from preprocess.integrity import verify
-from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
+from preprocess.pipelines.pose import Pose
 from preprocess.pose.mediapipe import MediaPipe
+from preprocess.pose.transform import PoseTransform, processed_size
 from support.fork_server import ForkServer
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.runs import tars

@@ -25,6 +25,7 @@ import psutil
 from datamodules.errors import ConfigError, EnvironmentFailure, FramemillError
 from datamodules.messages import escape_messages
 from datamodules.object_store import is_url
+from preprocess.early_start import start_fork_server
 from preprocess.terminal import Parser, note
 
 _BEGAN = "FRAMEMILL_BEGAN"  # environment variable
@@ -96,6 +97,8 @@ def _parser() -> Parser:
 
 def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
+    if command in ("run", "estimate", "check"):
+        start_fork_server(arguments)
     module = importlib.import_module(f"preprocess.commands.{command}")
     status: int = module.main(arguments, began) if command in ("run", "retry", "ray") else module.main(arguments)
     return status

@@ -13,12 +13,14 @@
 """
 
 import errno
+import gc
 import importlib
 import io
 import os
 import sys
 import time
 from collections.abc import Sequence
+from types import ModuleType
 
 import psutil
 
@@ -99,9 +101,26 @@ def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
     if command in ("run", "estimate", "check"):
         start_fork_server(arguments)
-    module = importlib.import_module(f"preprocess.commands.{command}")
+    module = _import_without_gc(f"preprocess.commands.{command}")
     status: int = module.main(arguments, began) if command in ("run", "retry", "ray") else module.main(arguments)
     return status
+
+
+def _import_without_gc(name: str) -> ModuleType:
+    """Return an imported module, whose objects the garbage collector never looks at.
+
+    Importing Lightning makes 530,000 objects and no garbage. Looking at them takes 0.6 s while they are made, 0.3 s in
+    each full collection later, and a second when the interpreter ends.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        module = importlib.import_module(name)
+        gc.freeze()
+    finally:
+        gc.enable()
+    return module
 
 
 def _began() -> float:

@@ -1,5 +1,7 @@
 """Wrong options, folders and corpora: one clear line, the exit status of the table in cli.py, and nothing started."""
 
+import gc
+import importlib
 import json
 import subprocess
 import sys
@@ -123,3 +125,17 @@ def test_commands_that_only_read_start_without_heavy_packages(command: str, unne
         [sys.executable, "-c", code, command, str(tmp_path / "run"), unneeded], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_garbage_is_collected_again_after_a_command_failed_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled: list[bool] = []
+
+    def fail(name: str) -> None:
+        enabled.append(gc.isenabled())
+        raise ImportError(name)
+
+    monkeypatch.delitem(sys.modules, "preprocess.commands.configs", raising=False)
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"preprocess\.commands\.configs"):
+        main(["configs"])
+    assert [*enabled, gc.isenabled()] == [False, True]

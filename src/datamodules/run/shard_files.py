@@ -15,6 +15,8 @@ from datamodules.run.record import StagedFile
 from datamodules.run.spool import Spool
 from datamodules.run.table import TABLE_SCHEMA
 
+_COPY_BYTES = 1 << 20  # read, hashed and written at once: it stays in the core's cache
+
 
 def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
     """Return (number of samples by status, number of failures by class) of rows of a table."""
@@ -45,7 +47,7 @@ def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple
     rows = []
     with open(path, "xb") as raw:
         hashed = _HashingFile(raw)
-        with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=tarfile.RECORDSIZE) as tar:
+        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
             for row, key in enumerate(keys):
                 result = spool.results[row]
                 start = tar.offset
@@ -107,6 +109,9 @@ class _HashingFile(io.RawIOBase):
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
         self.sha256 = hashlib.sha256()
+
+    def tell(self) -> int:
+        return self._raw.tell()
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)

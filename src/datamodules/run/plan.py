@@ -27,7 +27,7 @@ from datamodules.run.plan_rows import read_item
 from datamodules.run.store import Store
 
 _SHARD_COLUMNS = ("split", "num_items", "num_frames", "cost", "replaces")
-_NUM_KEPT = 4  # shards whose rows a process keeps: workers read item by item, of one or two shards at a time
+_NUM_KEPT = 16  # shards whose rows a process keeps: a rank has several open at once where shards have one item
 
 
 @dataclass(frozen=True)

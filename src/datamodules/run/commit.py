@@ -81,7 +81,7 @@ def commit(
     # an error here propagates and removes nothing: the store may have created the record and lost only its reply
     won = run.store.create(record_name(shard.name), record.to_json().encode())
     if won:
-        finalize(run, record)
+        _publish(run, record)
     else:
         _discard(run, staged)
     spool.close()
@@ -100,11 +100,7 @@ def finalize(run: Run, record: Record) -> None:
         record: of the committed shard.
     """
     run.store.confirm(record_name(record.shard))  # the rank that created it may have died before it was durable
-    if record.replaces:  # a retry's shard holds its samples, which would be read twice
-        replaced = run.tar_file(record.replaces)
-        run.store.publish(replaced.name, replaced.superseded_name)
-    for file in (run.table_file(record.shard), run.tar_file(record.shard)):  # tar last: a visible tar has its table
-        run.store.publish(file.staged(record.rank), file.name)
+    _publish(run, record)
 
 
 def finalize_all(run: Run) -> bool:
@@ -121,6 +117,15 @@ def finalize_all(run: Run) -> bool:
                 return False
             finalize(owner, owner.record(name))
     return True
+
+
+def _publish(run: Run, record: Record) -> None:
+    """Move the files of a committed shard, whose record is durable, to their final names."""
+    if record.replaces:  # a retry's shard holds its samples, which would be read twice
+        replaced = run.tar_file(record.replaces)
+        run.store.publish(replaced.name, replaced.superseded_name)
+    for file in (run.table_file(record.shard), run.tar_file(record.shard)):  # tar last: a visible tar has its table
+        run.store.publish(file.staged(record.rank), file.name)
 
 
 def _stage(run: Run, shard: Shard, spool: Spool, tar: str, table: str) -> dict[str, Any]:

@@ -217,6 +217,7 @@ class Folder(Store):
         self.path = Path(path)
         self.location = str(path)
         self.work = self.path / "work"
+        self._durable_folders: set[str] = set()  # those whose names `_sync_above` has made durable
 
     def prepare(self) -> None:
         """Do nothing: the first write says what a folder lacks."""
@@ -330,11 +331,17 @@ class Folder(Store):
         return self.path / name if name else self.path
 
     def _sync_above(self, name: str) -> None:
-        """fsync the folders above that of the file `name`: a new folder that a crash takes, takes its files with it."""
+        """fsync the folders above that of the file `name`: a new folder that a crash takes, takes its files with it.
+
+        Once is enough, because every fsync makes the disk empty its cache: a run's folders are removed only when the
+        run is complete, and then no file of it has to become durable any more.
+        """
         folder = name.rpartition("/")[0]
-        while folder:
-            folder = folder.rpartition("/")[0]
-            sync(self._path(folder))
+        while folder and folder not in self._durable_folders:
+            above = folder.rpartition("/")[0]
+            sync(self._path(above))
+            self._durable_folders.add(folder)
+            folder = above
 
 
 class _LocalFile(StoredFile):

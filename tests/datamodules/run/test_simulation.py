@@ -93,11 +93,11 @@ def create_after_the_tar_is_visible(
             store,
             "sync",
             lambda path: None,
-            "its record is missing|the run folder has|tables/ has|the file is missing",
+            "its record is missing|the run folder has|tables/ has|the file is missing|not the bytes of the record",
             0,
         ),
         (zlib, "crc32", lambda *_: 0, "not the bytes of a run without faults|ends with", 150),
-        (commit, "finalize", lambda run, record: None, "the run folder has", 0),
+        (commit, "_publish", lambda run, record: None, "the run folder has", 0),
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-finalized"],
 )
@@ -149,7 +149,7 @@ def entry_that_never_changes(name: str, found: Any) -> Entry:
         (Bucket, "create", create_before_the_files_are_uploaded, "the file is missing|the run folder has", 0),
         (Bucket, "publish", publish_after_removal, "the file is missing|the run folder has|tables/ has", 110),
         (bucket_module, "_entry", entry_that_never_changes, "the holders of the claims before it are alive", 0),
-        (commit, "finalize", lambda run, record: None, "the run folder has", 0),
+        (commit, "_publish", lambda run, record: None, "the run folder has", 0),
     ],
     ids=[
         "existing-is-lost",

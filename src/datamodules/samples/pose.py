@@ -1,9 +1,12 @@
-"""Poses: the 18 joints of each person in an image (`skeleton.py`). On demand also their drawing, and the image.
+"""Poses: the 18 joints of each person in an image (`skeleton.py`), with some backends also feet, face and hands
+(`wholebody.py`). On demand also their drawing, and the image.
 
 | file in the shard | type, shape        | meaning                                                                     |
 |-------------------|--------------------|-----------------------------------------------------------------------------|
 | keypoints.npy     | float32 [P, 18, 3] | x, y in px of the processed image, score; a missing joint is 0, 0, 0        |
 | json              | object             | see below                                                                   |
+| wholebody.npy     | float32 [P, 133,   | likewise, the points of COCO-WholeBody; only of backends that find them     |
+|                   | 3]                 |                                                                             |
 | pose.png          | PNG                | the skeletons on black, as large as the processed image; `store_pose_map`   |
 | jpg, png, webp, … | bytes              | the image; `store_images`                                                   |
 
@@ -29,6 +32,7 @@ from datamodules.samples.fields import Field, decode_json, encode_json, size_of_
 from datamodules.samples.metrics import Metric, mean
 from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, rescaled
 from datamodules.samples.stored_image import decode_stored, find_image, require_image
+from datamodules.samples.wholebody import MIRRORED, POINTS, WholeBody
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +57,10 @@ FIELDS = (
     Field("resize", pa.string(), "how the image was resized"),
     Field("backend", pa.string(), "what found the people"),
 )
-ARRAYS = {"keypoints.npy": Array("float32", ("P", len(JOINTS), 3))}
+ARRAYS = {
+    "keypoints.npy": Array("float32", ("P", len(JOINTS), 3)),
+    "wholebody.npy": Array("float32", ("P", len(POINTS), 3)),  # not of all backends
+}
 _FLOATS = pa.list_(pa.float32())
 COLUMNS = (
     Column("people", "number of people in an image", lambda sample: len(sample.scores), summary=counts),
@@ -72,6 +79,12 @@ COLUMNS = (
         lambda sample: np.ravel(sample.keypoints_in("original")),
         _FLOATS,
     ),
+    Column(
+        "wholebody",
+        "[P, 133, 3], flat, of the processed image: the points of COCO-WholeBody; null with a backend of 18 joints",
+        lambda sample: None if sample.wholebody is None else np.ravel(sample.wholebody),
+        _FLOATS,
+    ),
 )
 METRICS = (
     Metric("num_people", "people in the image", lambda sample: len(sample.scores), worst="low"),
@@ -83,7 +96,7 @@ METRICS = (
         worst="low",
     ),
 )
-_POSE_MAP = "pose.png"
+_POSE_MAP, _WHOLEBODY = "pose.png", "wholebody.npy"
 _DECIMALS = 3  # of px and scores in the json
 
 
@@ -99,6 +112,7 @@ class PoseSample:
         pose_map: content of `pose.png`; None if it is not stored.
         image: content of the image's file; None if it is not stored.
         image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
+        wholebody: float32 [P, 133, 3]; see the table above. None if the backend does not find them.
     """
 
     key: str
@@ -108,6 +122,7 @@ class PoseSample:
     pose_map: bytes | None = None
     image: bytes | None = None
     image_ending: str | None = None
+    wholebody: WholeBody | None = None
 
     def size(self, coordinates: Coordinates = "processed") -> tuple[int, int]:
         """Return (height, width) in px of the processed or the original image."""
@@ -119,9 +134,16 @@ class PoseSample:
 
         Coordinates below 0 become 0, because a negative coordinate means a missing joint.
         """
-        keypoints = rescaled(self.keypoints, self.size(), self.size(coordinates))
-        keypoints[..., :2] = np.maximum(keypoints[..., :2], 0)
-        return keypoints
+        return self._scaled(self.keypoints, coordinates)
+
+    def wholebody_in(self, coordinates: Coordinates) -> WholeBody | None:
+        """Return float32 [P, 133, 3], as `keypoints_in`; None if the backend does not find them."""
+        return None if self.wholebody is None else self._scaled(self.wholebody, coordinates)
+
+    def _scaled(self, points: NDArray[np.float32], coordinates: Coordinates) -> NDArray[np.float32]:
+        scaled = rescaled(points, self.size(), self.size(coordinates))
+        scaled[..., :2] = np.maximum(scaled[..., :2], 0)
+        return scaled
 
 
 class PoseSamples(SampleKind[PoseSample]):
@@ -159,6 +181,8 @@ class PoseSamples(SampleKind[PoseSample]):
         """Return the files of the table above."""
         meta = encode_json({**sample.meta, "people": _people(sample)}, FIELDS)
         files = {"keypoints.npy": to_npy(sample.keypoints), "json": meta}
+        if sample.wholebody is not None:
+            files[_WHOLEBODY] = to_npy(sample.wholebody)
         if sample.pose_map is not None:
             files[_POSE_MAP] = sample.pose_map
         if sample.image is not None:
@@ -173,7 +197,9 @@ class PoseSamples(SampleKind[PoseSample]):
         """
         ending = find_image(members)
         try:
-            keypoints = read_arrays(members, ARRAYS)["keypoints.npy"]
+            stored = {name: array for name, array in ARRAYS.items() if name != _WHOLEBODY or name in members}
+            arrays = read_arrays(members, stored)
+            keypoints = arrays["keypoints.npy"]
             meta = decode_json(members["json"], FIELDS)
             for prefix in ("", "original_"):
                 size_of_frames(meta, prefix)
@@ -183,7 +209,8 @@ class PoseSamples(SampleKind[PoseSample]):
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no pose sample: {error}; run `preprocess verify`") from error
         image = members[ending] if ending else None
-        return PoseSample(key, keypoints, scores, meta, members.get(_POSE_MAP), image, ending)
+        wholebody = arrays.get(_WHOLEBODY)
+        return PoseSample(key, keypoints, scores, meta, members.get(_POSE_MAP), image, ending, wholebody)
 
     def draw(self, sample: PoseSample, source: SourceFrames) -> ImageDrawing:
         """Return the image with its people drawn over it and, beside it, these alone, as ControlNet takes them."""
@@ -199,8 +226,9 @@ class PoseSamples(SampleKind[PoseSample]):
         Returns:
             `images` uint8 [B, 3, H, W], RGB, if they are stored. `pose_maps` uint8 [B, 3, H, W], RGB; or, with the
             condition `keypoints`, `keypoints` float32 [B, P, 18, 3], zeros for fewer people than P, and `people_mask`
-            bool [B, P] (True: a person). Images and pose maps of different sizes are lists of B. `flipped` bool [B].
-            `text`, a list of B captions, "" for a sample without one. `key` and `meta`, lists of B.
+            bool [B, P] (True: a person); if all samples have them, also `wholebody` float32 [B, P, 133, 3]. Images and
+            pose maps of different sizes are lists of B. `flipped` bool [B]. `text`, a list of B captions, "" for a
+            sample without one. `key` and `meta`, lists of B.
 
         Raises:
             RunError: an image is damaged.
@@ -220,6 +248,9 @@ class PoseSamples(SampleKind[PoseSample]):
             batch["pose_maps"] = stack([torch.from_numpy(image).permute(2, 0, 1) for image in maps])
         else:
             batch["keypoints"], batch["people_mask"] = _padded(people)
+            if all(sample.wholebody is not None for sample in samples):
+                points = [self._wholebody(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
+                batch["wholebody"], _ = _padded(points)
         if all(sample.image is not None for sample in samples):
             images = (self._image(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True))
             batch["images"] = stack(list(images))
@@ -231,6 +262,11 @@ class PoseSamples(SampleKind[PoseSample]):
     def _keypoints(self, sample: PoseSample, flip: bool) -> Keypoints:
         keypoints = rescaled(sample.keypoints, sample.size(), self._size(sample))
         return mirrored(keypoints, self._size(sample)[1]) if flip else keypoints
+
+    def _wholebody(self, sample: PoseSample, flip: bool) -> WholeBody:
+        assert sample.wholebody is not None
+        points = rescaled(sample.wholebody, sample.size(), self._size(sample))
+        return mirrored(points, self._size(sample)[1], MIRRORED) if flip else points
 
     def _image(self, sample: PoseSample, flip: bool) -> "Tensor":
         from datamodules.media.resize import resize
@@ -251,12 +287,13 @@ def _people(sample: PoseSample) -> list[dict[str, Any]]:
     ]
 
 
-def _padded(people: Sequence[Keypoints]) -> "tuple[Tensor, Tensor]":
+def _padded(people: Sequence[NDArray[np.float32]]) -> "tuple[Tensor, Tensor]":
+    """Return (points of each image's people [B, P, K, 3], which of them are people [B, P]) for B times [P, K, 3]."""
     import torch
 
     num_people = torch.tensor([len(keypoints) for keypoints in people])
     most = int(num_people.max())
-    padded = np.zeros((len(people), most, len(JOINTS), 3), np.float32)
+    padded = np.zeros((len(people), most, *people[0].shape[1:]), np.float32)
     for row, keypoints in zip(padded, people, strict=True):
         row[: len(keypoints)] = keypoints
     return torch.from_numpy(padded), torch.arange(most) < num_people[:, None]

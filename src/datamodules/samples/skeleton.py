@@ -13,6 +13,7 @@ images that ControlNet was trained with: 17 limbs at 0.6 of their colours, and a
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,9 @@ def rescaled(keypoints: Keypoints, size: tuple[int, int], to: tuple[int, int]) -
     return moved
 
 
-def mirrored(keypoints: Keypoints, width: int) -> Keypoints:
+def mirrored(keypoints: Keypoints, width: int, counterparts: Sequence[int] = MIRRORED) -> Keypoints:
     """Return `keypoints` in the mirror image of an image of this width; right joints become left ones."""
-    moved = keypoints[:, MIRRORED]
+    moved = keypoints[:, counterparts]
     moved[..., 0] = np.where(moved[..., 2] > 0, width - 1 - moved[..., 0], 0)
     return moved
 

@@ -5,6 +5,7 @@
 | `checkpoint`   | `Checkpoint`: what a backend needs of a model, in whatever form it is stored             |
 | `model_folder` | `ModelFolder`: a model of transformers with its processor, as the hub has it             |
 | `weights_file` | a single file of weights, as other projects publish it                                   |
+| `onnx_network` | a network of images in an ONNX file, run by onnxruntime                                  |
 | `parts`        | the parts that a model folder must have                                                  |
 | `safety`       | refuses folders whose files could do harm when they are opened                           |
 | `pickles`      | loads files that `torch.save` wrote, without running code that they contain              |

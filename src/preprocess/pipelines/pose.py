@@ -1,4 +1,7 @@
-"""Poses pipeline: people in images, as OpenPose's 18 joints. Samples: `datamodules.samples.pose`."""
+"""Poses pipeline: people in images, as OpenPose's 18 joints, and the 133 points of COCO-WholeBody with some backends.
+
+Samples: `datamodules.samples.pose`.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,7 +28,7 @@ class Pose(Extractor):
 
     Args:
         backend: `preprocess.pose.mediapipe.MediaPipe`, `preprocess.pose.openpose.OpenPose`,
-            `preprocess.pose.vitpose.VitPose`.
+            `preprocess.pose.vitpose.VitPose`, `preprocess.pose.dwpose.DwPose`.
         resize: how the image that the backend gets is resized. `none`: not at all; `square`: to `size_px` x `size_px`,
             whatever its shape; `longest_edge`: to a longer side of `size_px`; `shortest_edge`: to a shorter side of
             `size_px`, then both sides rounded to multiples of 64, as controlnet_aux's `detect_resolution`.
@@ -120,7 +123,7 @@ class Pose(Extractor):
         Raises:
             ExtractError: the caption cannot be filled in.
         """
-        ((keypoints, scores),) = results
+        ((keypoints, scores, wholebody),) = results
         assert summary.size is not None
         size = processed_size(summary.size, self.hparams["resize"], self.hparams["size_px"])
         meta = {
@@ -136,7 +139,7 @@ class Pose(Extractor):
         }
         drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
         ending = self._store and stored_ending(item.frames[0], self._store)
-        return PoseSample(item.key, keypoints, scores, meta, drawn, summary.content, ending)
+        return PoseSample(item.key, keypoints, scores, meta, drawn, summary.content, ending, wholebody)
 
     def status(self, sample: PoseSample) -> str:
         """Return `ok`, or `empty` if nobody was detected in the image."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.samples.skeleton import JOINTS, Keypoints
+from datamodules.samples.wholebody import WholeBody
 from preprocess.backend import Backend
 
 
@@ -18,10 +19,12 @@ class People(NamedTuple):
     Attributes:
         keypoints: float32 [P, 18, 3], see `datamodules.samples.skeleton`.
         scores: float32 [P], above 0; the scale depends on the backend.
+        wholebody: float32 [P, 133, 3], see `datamodules.samples.wholebody`; None: the backend only finds the joints.
     """
 
     keypoints: Keypoints
     scores: NDArray[np.float32]
+    wholebody: WholeBody | None = None
 
 
 NOBODY = People(np.zeros((0, len(JOINTS), 3), np.float32), np.zeros(0, np.float32))
@@ -55,7 +58,8 @@ def within(keypoints: Keypoints, size: tuple[int, int]) -> Keypoints:
     return np.where(inside[..., None], keypoints, np.float32(0))
 
 
-def sorted_people(keypoints: Keypoints, scores: NDArray[np.float32]) -> People:
+def sorted_people(keypoints: Keypoints, scores: NDArray[np.float32], wholebody: WholeBody | None = None) -> People:
     """Return these people by descending score."""
     order = np.argsort(-scores, kind="stable")
-    return People(keypoints[order].astype(np.float32), scores[order].astype(np.float32))
+    points = None if wholebody is None else wholebody[order]
+    return People(keypoints[order].astype(np.float32), scores[order].astype(np.float32), points)

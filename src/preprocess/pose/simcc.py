@@ -32,7 +32,8 @@ def regions(corners: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) * _PADDING
     height, width = size
     sides = np.maximum(sides, sides[:, ::-1] * (width / height, height / width))
-    return np.concatenate([centres, sides], 1).astype(np.float32)
+    centred: NDArray[np.float32] = np.concatenate([centres, sides], 1).astype(np.float32)
+    return centred
 
 
 def cropped(image: NDArray[np.uint8], region: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

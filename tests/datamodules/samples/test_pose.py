@@ -14,6 +14,7 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import mirrored, pose_map
+from datamodules.samples.wholebody import POINTS
 from support.caption_runs import caption_items
 from support.pose_runs import made_pose, make_pose_run
 
@@ -102,6 +103,46 @@ def test_flips_mirror_the_image_and_swap_left_and_right_joints() -> None:
     keypoints = PoseSamples("keypoints", flip=1.0).collate([sample])["keypoints"][0].numpy()
     np.testing.assert_allclose(keypoints, mirrored(sample.keypoints, 64), atol=1e-4)
     assert keypoints[0, 13].tolist() == [0, 0, 0]  # the right ankle was missing
+
+
+def with_wholebody(num_people: int) -> PoseSample:
+    """Return a pose sample of an image of 96x64 px, processed as one of 64x64, with points from 1 to 60 px."""
+    sample = made_pose(ITEMS[0], num_people, store_images=False)
+    points = np.random.default_rng(num_people).uniform(1, 60, (num_people, 133, 3))
+    sample.wholebody = points.astype(np.float32)
+    sample.wholebody[:, 100] = 0
+    return sample
+
+
+@pytest.mark.parametrize("num_people", [0, 2])
+def test_whole_body_points_are_stored_and_are_in_both_images(num_people: int) -> None:
+    sample = with_wholebody(num_people)
+    files = PoseSamples().encode(sample)
+    found = PoseSamples().decode("a", files)
+    original = found.wholebody_in("original")
+    assert found.wholebody is not None
+    assert sample.wholebody is not None
+    assert original is not None
+    np.testing.assert_array_equal(found.wholebody, sample.wholebody)
+    np.testing.assert_allclose(original[:, :100, 0], (sample.wholebody[:, :100, 0] + 0.5) * 1.5 - 0.5, rtol=1e-5)
+    assert not original[:, 100].any()
+    files["wholebody.npy"] = PoseSamples().encode(with_wholebody(3))["wholebody.npy"]
+    with pytest.raises(
+        RunError, match=r"wholebody\.npy is float32 \[3, 133, 3\], where float32 \[P, 133, 3\] is needed"
+    ):
+        PoseSamples().decode("a", files)
+
+
+def test_batches_have_whole_bodies_if_all_samples_do() -> None:
+    samples = [with_wholebody(number) for number in (2, 1)]
+    batch = PoseSamples("keypoints").collate(samples)
+    assert batch["wholebody"].shape == (2, 2, 133, 3)
+    assert batch["people_mask"].tolist() == [[True, True], [True, False]]
+    flipped = PoseSamples("keypoints", flip=1.0).collate(samples)["wholebody"]
+    left, right = POINTS.index("left_thumb4"), POINTS.index("right_thumb4")
+    np.testing.assert_allclose(flipped[0, :, right, 0], 63 - batch["wholebody"][0, :, left, 0], rtol=1e-5)
+    assert not flipped[1, 1].any()
+    assert "wholebody" not in PoseSamples("keypoints").collate([*samples, made_pose(ITEMS[0], 1)])
 
 
 def half_white() -> bytes:

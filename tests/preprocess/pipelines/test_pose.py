@@ -1,4 +1,4 @@
-"""The whole pose pipeline: from images to people and training batches, with each of the three backends."""
+"""The whole pose pipeline: from images to people and training batches, with each of the backends."""
 
 import io
 import json
@@ -26,12 +26,13 @@ from preprocess.pipelines.pose import Pose
 from preprocess.pose.mediapipe import MediaPipe
 from preprocess.pose.transform import PoseTransform, processed_size
 from support.fork_server import ForkServer
+from support.onnx_networks import make_simcc, make_yolox
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.runs import tars
 from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[3]
-CONFIGS = ("pose", "pose_openpose", "pose_vitpose")
+CONFIGS = ("pose", "pose_openpose", "pose_vitpose", "pose_dwpose")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "pose_openpose": ["--model.backend.weights", str(weights), "--model.backend.box_px", "184"],
         "pose_vitpose": [
             "--model.backend.detector", str(detector), "--model.backend.estimator", str(estimator), *vitpose,
+        ],
+        "pose_dwpose": [
+            "--model.backend.detector", str(make_yolox(folder / "yolox_l.onnx")),
+            "--model.backend.estimator", str(make_simcc(folder / "dw-ll_ucoco_384.onnx")),
+            "--model.resize", "square", "--model.backend.min_score", "0.1", "--model.backend.min_joint_score", "0.01",
         ],
     }  # fmt: skip
 
@@ -94,6 +100,7 @@ def test_each_configuration_runs(config: str, images: Path, models: dict[str, li
             with Image.open(images / sample.meta["image"]) as image:
                 assert sample.size("original") == image.size[::-1]
             assert sample.image == (images / sample.meta["image"]).read_bytes()
+            assert (sample.wholebody is not None) == (config == "pose_dwpose")
             assert sample.pose_map is not None
             with Image.open(io.BytesIO(sample.pose_map)) as drawn:
                 np.testing.assert_array_equal(np.asarray(drawn), pose_map(sample.keypoints, (256, 256)))
@@ -202,7 +209,7 @@ def test_unusual_images_are_processed_and_damaged_ones_fail_alone(resize: str, t
     assert found["huge"].size() == ((256, 256) if resize == "square" else (3000, 4000))
 
 
-@pytest.mark.parametrize("config", ["pose_openpose", "pose_vitpose"])
+@pytest.mark.parametrize("config", CONFIGS[1:])
 def test_missing_models_stop_a_run_before_it_starts(
     config: str, images: Path, tmp_path: Path, offline_hub: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """The page of a report in a real browser, from `file://`: filters, sorting, flags, keyboard, themes, hostile texts."""
 
+import json
 import os
 import re
 import shutil
@@ -67,7 +68,13 @@ def wait_until_drawn(page: Any) -> None:
 
 
 def reload(page: Any) -> None:
-    """Reload the page, and wait until it is drawn: `page.reload()` alone was once seen to return before."""
+    """Reload the page with what it has stored, and wait until it is drawn.
+
+    A Chromium that starved for CPU was seen to empty the storage of `file://` on reload, and `page.reload()` to return
+    before the new document was there.
+    """
+    stored = page.evaluate("({...localStorage})")
+    page.add_init_script(f"Object.assign(localStorage, {json.dumps(stored)})")
     page.evaluate("document.documentElement.dataset.left = ''")
     page.reload()
     wait_until_drawn(page)

@@ -59,6 +59,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next pass continue from a state, in its epoch.
 
+        At the end of an epoch, Lightning's next one begins, and the samples may have changed.
+
         Args:
             state_dict: what `state_dict` returned, on any number of ranks and with any batch size.
 
@@ -66,6 +68,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             RunError: the state is of other samples or of another order. The message names what differs.
             ConfigError: fewer samples are left in the epoch than there are ranks.
         """
+        if self._trainer is not None and _begins_epoch(self._trainer):
+            return
         require_same(state_dict["data"], self._data)
         self._order.resume(state_dict["epoch"], state_dict["position"])
         self._taken_epoch = None
@@ -87,6 +91,24 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         counters = progress.current.state_dict()  # processed, and others that differ from it by one while hooks run
         change = num_done - counters["processed"]
         progress.current.load_state_dict({name: count + change for name, count in counters.items()})
+
+
+def _begins_epoch(trainer: Trainer) -> bool:
+    """Return whether a checkpoint that Lightning resumes was saved at the end of an epoch; correct its counters.
+
+    With `max_steps`, Lightning resumes at the end of an epoch as it does within one: it ends the epoch once more, and
+    counts the next one as done without a step. And where `max_steps` itself ended an epoch early, it goes on with the
+    next epoch, at the step that it had reached.
+    """
+    epochs, steps = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop
+    if epochs.current.state_dict()["processed"] < epochs.current.ready:
+        return False  # within an epoch
+    is_whole = steps.batch_progress.is_last_batch
+    for progress in (epochs.current, epochs.total):
+        num_done = progress.ready if is_whole else progress.ready - 1
+        progress.load_state_dict({**progress.state_dict(), "processed": num_done, "completed": num_done})
+    steps.restarting = not is_whole
+    return is_whole
 
 
 def require_same(saved: Mapping[str, Any], data: Mapping[str, Any]) -> None:

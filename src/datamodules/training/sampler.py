@@ -174,4 +174,5 @@ def continued_passes(
     """
     first = epoch * count
     passes = [one_pass(number) for number in range(first // size, -(-(first + count) // size))]
-    return np.concatenate([np.empty(0, np.int64), *passes])[first % size :][:count]
+    drawn: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *passes])[first % size :][:count]
+    return drawn

@@ -217,8 +217,10 @@ class PoseSamples(SampleKind[PoseSample]):
         original = sample.size("original")
         size = display_size(*original)
         keypoints = rescaled(sample.keypoints_in("original"), original, size)
-        image = next(source.images(size))
-        return ImageDrawing(np.concatenate([draw(image, keypoints), pose_map(keypoints, size)], 1))
+        wholebody = sample.wholebody_in("original")
+        points = None if wholebody is None else rescaled(wholebody, original, size)
+        image = draw(next(source.images(size)), keypoints, points)
+        return ImageDrawing(np.concatenate([image, pose_map(keypoints, size, points)], 1))
 
     def collate(self, samples: Sequence[PoseSample]) -> dict[str, Any]:
         """Return a batch of images, if all samples have one, of what a model is conditioned on, and of captions.
@@ -237,6 +239,7 @@ class PoseSamples(SampleKind[PoseSample]):
 
         flipped = torch.rand(len(samples)) < self.flip
         people = [self._keypoints(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
+        points_of = [self._wholebody(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
         batch: dict[str, Any] = {
             "flipped": flipped,
             "text": [sample.meta.get("caption") or "" for sample in samples],
@@ -244,13 +247,15 @@ class PoseSamples(SampleKind[PoseSample]):
             "meta": [sample.meta for sample in samples],
         }
         if self.condition == "pose_map":
-            maps = (pose_map(keypoints, self._size(sample)) for keypoints, sample in zip(people, samples, strict=True))
+            maps = [
+                pose_map(keypoints, self._size(sample), points)
+                for keypoints, points, sample in zip(people, points_of, samples, strict=True)
+            ]
             batch["pose_maps"] = stack([torch.from_numpy(image).permute(2, 0, 1) for image in maps])
         else:
             batch["keypoints"], batch["people_mask"] = _padded(people)
-            if all(sample.wholebody is not None for sample in samples):
-                points = [self._wholebody(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
-                batch["wholebody"], _ = _padded(points)
+            if all(points is not None for points in points_of):
+                batch["wholebody"], _ = _padded([points for points in points_of if points is not None])
         if all(sample.image is not None for sample in samples):
             images = (self._image(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True))
             batch["images"] = stack(list(images))
@@ -263,8 +268,9 @@ class PoseSamples(SampleKind[PoseSample]):
         keypoints = rescaled(sample.keypoints, sample.size(), self._size(sample))
         return mirrored(keypoints, self._size(sample)[1]) if flip else keypoints
 
-    def _wholebody(self, sample: PoseSample, flip: bool) -> WholeBody:
-        assert sample.wholebody is not None
+    def _wholebody(self, sample: PoseSample, flip: bool) -> WholeBody | None:
+        if sample.wholebody is None:
+            return None
         points = rescaled(sample.wholebody, sample.size(), self._size(sample))
         return mirrored(points, self._size(sample)[1], MIRRORED) if flip else points
 

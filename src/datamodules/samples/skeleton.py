@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.samples.drawing import Image
+from datamodules.samples.drawing.hands_and_faces import draw_hands_and_faces
+from datamodules.samples.wholebody import WholeBody
 
 Keypoints = NDArray[np.float32]  # [P, 18, 3]
 
@@ -76,8 +78,8 @@ def mirrored(keypoints: Keypoints, width: int, counterparts: Sequence[int] = MIR
     return moved
 
 
-def draw(image: Image, keypoints: Keypoints) -> Image:
-    """Return a copy of `image` with the skeletons of `keypoints`."""
+def draw(image: Image, keypoints: Keypoints, wholebody: WholeBody | None = None) -> Image:
+    """Return a copy of `image` with the skeletons of `keypoints`, and with the hands and faces of `wholebody`."""
     import cv2  # comes with mediapipe
 
     radius = max(1.0, min(image.shape[:2]) * _THICK)
@@ -91,12 +93,14 @@ def draw(image: Image, keypoints: Keypoints) -> Image:
         for x, y, score in keypoints[:, joint].tolist():
             if score > 0:
                 cv2.circle(drawn, _fixed(np.array([x, y])).tolist(), round(radius * 2**_SHIFT), colour, -1, 8, _SHIFT)
+    if wholebody is not None:
+        draw_hands_and_faces(drawn, wholebody)
     return drawn  # type: ignore[no-any-return]
 
 
-def pose_map(keypoints: Keypoints, size: tuple[int, int]) -> Image:
-    """Return the skeletons on black, in `size` (height, width): what ControlNet is conditioned on."""
-    return draw(np.zeros((*size, 3), np.uint8), keypoints)
+def pose_map(keypoints: Keypoints, size: tuple[int, int], wholebody: WholeBody | None = None) -> Image:
+    """Return what `draw` draws on black, in `size` (height, width): what ControlNet is conditioned on."""
+    return draw(np.zeros((*size, 3), np.uint8), keypoints, wholebody)
 
 
 def as_png(image: Image) -> bytes:

@@ -137,7 +137,7 @@ class Pose(Extractor):
             "resize": self.hparams["resize"],
             "backend": type(self.backend).__name__.lower(),
         }
-        drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
+        drawn = as_png(pose_map(keypoints, size, wholebody)) if self.store_pose_map else None
         ending = self._store and stored_ending(item.frames[0], self._store)
         return PoseSample(item.key, keypoints, scores, meta, drawn, summary.content, ending, wholebody)
 

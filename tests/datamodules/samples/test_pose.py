@@ -14,7 +14,7 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import mirrored, pose_map
-from datamodules.samples.wholebody import POINTS
+from datamodules.samples.wholebody import MIRRORED, POINTS
 from support.caption_runs import caption_items
 from support.pose_runs import made_pose, make_pose_run
 
@@ -131,6 +131,15 @@ def test_whole_body_points_are_stored_and_are_in_both_images(num_people: int) ->
         RunError, match=r"wholebody\.npy is float32 \[3, 133, 3\], where float32 \[P, 133, 3\] is needed"
     ):
         PoseSamples().decode("a", files)
+
+
+def test_pose_maps_have_the_hands_and_faces_of_whole_bodies() -> None:
+    samples = [with_wholebody(2), made_pose(ITEMS[1], 1, store_images=False)]
+    for flip, points in ((0.0, samples[0].wholebody), (1.0, mirrored(np.asarray(samples[0].wholebody), 64, MIRRORED))):
+        (drawn, skeleton) = PoseSamples(flip=flip).collate(samples)["pose_maps"]
+        keypoints = [mirrored(sample.keypoints, 64) if flip else sample.keypoints for sample in samples]
+        np.testing.assert_array_equal(drawn.permute(1, 2, 0), pose_map(keypoints[0], (64, 64), points))
+        np.testing.assert_array_equal(skeleton.permute(1, 2, 0), pose_map(keypoints[1], (64, 64)))
 
 
 def test_batches_have_whole_bodies_if_all_samples_do() -> None:

@@ -103,7 +103,8 @@ def test_each_configuration_runs(config: str, images: Path, models: dict[str, li
             assert (sample.wholebody is not None) == (config == "pose_dwpose")
             assert sample.pose_map is not None
             with Image.open(io.BytesIO(sample.pose_map)) as drawn:
-                np.testing.assert_array_equal(np.asarray(drawn), pose_map(sample.keypoints, (256, 256)))
+                expected = pose_map(sample.keypoints, (256, 256), sample.wholebody)
+                np.testing.assert_array_equal(np.asarray(drawn), expected)
     statuses = Run(tmp_path / "run").table("train-000000", ["status"])["status"].to_pylist()
     assert statuses == ["ok" if len(sample.scores) else "empty" for sample in samples(tmp_path / "run", "train")]
     assert any(len(sample.scores) for sample in samples(tmp_path / "run"))

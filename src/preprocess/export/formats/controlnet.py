@@ -56,7 +56,8 @@ def _write_split(folder: Path, source: Source[PoseSample], split: str, coordinat
     with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n", errors="replace") as lines:
         for sample in source.samples(split):
             name, content = _image(sample, coordinates)
-            condition = as_png(pose_map(sample.keypoints_in(coordinates), sample.size(coordinates)))
+            people = sample.keypoints_in(coordinates), sample.size(coordinates), sample.wholebody_in(coordinates)
+            condition = as_png(pose_map(*people))
             condition_path = "conditioning_images" / flat(beside(sample.key, sample.meta, ".png"))
             create(folder, "images" / flat(name), content, sample.key)
             create(folder, condition_path, condition, sample.key)

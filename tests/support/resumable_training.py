@@ -1,6 +1,7 @@
-"""A training by DDP that saves a checkpoint at each step: `resumable_training.py SHARDS DEST NUM_RANKS [CHECKPOINT]`.
+"""A training by DDP that saves a checkpoint at each step: `resumable_training.py OPTIONS DEST NUM_RANKS [CHECKPOINT]`.
 
-Each rank appends a line of JSON to `{rank}.jsonl` in DEST for each of its batches: [epoch, keys].
+OPTIONS are those of `FramesDataModule` as JSON, without `samples`. Each rank appends a line of JSON to
+`{rank}.jsonl` in DEST for each of its batches: [epoch, keys].
 """
 
 import json
@@ -37,7 +38,7 @@ class Recording(LightningModule):
 
 
 if __name__ == "__main__":
-    shards, dest, num_ranks, *checkpoint = sys.argv[1:]
+    options, dest, num_ranks, *checkpoint = sys.argv[1:]
     warnings.filterwarnings("ignore")
     saving = ModelCheckpoint(dest, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = Trainer(
@@ -50,5 +51,7 @@ if __name__ == "__main__":
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = FramesDataModule(shards=shards, samples=KeypointSamples(), batch_size=2, num_workers=1)
+    shards: Any = json.loads(options)["shards"]
+    samples: Any = dict.fromkeys(shards, KeypointSamples()) if isinstance(shards, dict) else KeypointSamples()
+    data = FramesDataModule(**json.loads(options), samples=samples, batch_size=2, num_workers=1)
     trainer.fit(Recording(Path(dest)), datamodule=data, ckpt_path=checkpoint[0] if checkpoint else None)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,26 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def data_of(shards: Path, **options: Any) -> FramesDataModule:
-    return FramesDataModule(shards=shards, samples=KeypointSamples(), **{"num_workers": 0, "batch_size": 4, **options})
+@pytest.fixture(scope="module")
+def several(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Options for several runs, by how they are read. The second run has one sample more, and others less."""
+    other = tmp_path_factory.mktemp("other")
+    make_run(other, MadeItems({"train": 20, "dev": 5}), failed=("train/v5",), layout=75)
+    again = tmp_path_factory.mktemp("again")
+    make_run(again, MadeItems({"train": 7, "dev": 2}, prefix="w"), per_shard=3)
+    joined, mixed = {"a": shards, "b": other}, [shards, again]
+    return {
+        "inner": {"shards": joined},
+        "outer": {"shards": joined, "join": "outer"},
+        "mixed": {"shards": mixed},
+        "weighted": {"shards": mixed, "weights": [1, 3]},
+        "sequential": {"shards": mixed, "reading": "sequential", "shuffle_buffer": 6},
+    }
+
+
+def data_of(shards: Any, **options: Any) -> FramesDataModule:
+    samples: Any = dict.fromkeys(shards, KeypointSamples()) if isinstance(shards, dict) else KeypointSamples()
+    return FramesDataModule(shards=shards, samples=samples, **{"num_workers": 0, "batch_size": 4, **options})
 
 
 class Recording(LightningModule):
@@ -145,6 +163,19 @@ def test_a_training_that_reads_sequentially_continues_too(shards: Path, tmp_path
         assert rest == in_order(batches[num_trained:])
 
 
+@pytest.mark.parametrize("source", ["inner", "outer", "mixed", "weighted", "sequential"])
+def test_a_training_on_several_runs_continues_too(several: dict[str, Any], tmp_path: Path, source: str) -> None:
+    """With another batch size, too; two epochs, with all samples in each."""
+    options, saving = several[source], Saving(tmp_path)
+    batches = fit(data_of(**options), callbacks=[saving], max_epochs=2)
+    if source in ("inner", "outer", "mixed"):
+        assert sorted(in_order(batches)) == sorted(2 * list(set(in_order(batches))))
+    path = tmp_path / "02-batch.ckpt"
+    assert fit(data_of(**options), path, max_epochs=2) == batches[2:]
+    rest = in_order(fit(data_of(**{**options, "batch_size": 12}), path, max_epochs=2))
+    assert rest == in_order(batches[2:])
+
+
 @pytest.mark.parametrize(("batch_size", "options"), [(1, {}), (12, {}), (2, {"limit_train_batches": 0.5})], ids=str)
 def test_batches_of_another_size_continue_where_the_checkpoint_was_saved(
     shards: Path, tmp_path: Path, batch_size: int, options: dict[str, Any]
@@ -164,6 +195,15 @@ def test_batches_of_another_size_continue_where_the_checkpoint_was_saved(
             assert abs(len(rest) - (len(keys) - before)) <= 2 * 4
         else:
             assert rest == keys[before:], path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["inner", "outer", "mixed", "weighted", "sequential"])
+def test_a_training_on_several_runs_continues_with_workers(
+    several: dict[str, Any], tmp_path: Path, source: str
+) -> None:
+    batches = fit(data_of(**several[source]), callbacks=[Saving(tmp_path)], max_epochs=2)
+    assert fit(data_of(**several[source], num_workers=2), tmp_path / "02-batch.ckpt", max_epochs=2) == batches[2:]
 
 
 @pytest.mark.slow
@@ -200,16 +240,18 @@ def test_a_step_that_was_not_completed_is_done_again(shards: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("source", ["one", "inner", "outer", "mixed", "weighted"])
 def test_any_number_of_ranks_continues_the_order_of_all_samples(
-    shards: Path, ranks: Callable[[int, int], None], num_ranks: int
+    shards: Path, several: dict[str, Any], ranks: Callable[[int, int], None], source: str, num_ranks: int
 ) -> None:
     """Without Lightning."""
+    options = several.get(source, {"shards": shards})
 
     def batches_of(state: dict[str, Any] | None, num_ranks: int) -> tuple[list[list[list[str]]], dict[str, Any]]:
         by_rank, taken = [], 2 if state is None else None
         for rank in range(num_ranks):
             ranks(rank, num_ranks)
-            loader = data_of(shards).train_dataloader()
+            loader = data_of(**options).train_dataloader()
             loader.sampler.set_epoch(7)  # type: ignore[attr-defined]
             if state is not None:
                 loader.load_state_dict(state)
@@ -224,15 +266,16 @@ def test_any_number_of_ranks_continues_the_order_of_all_samples(
     def in_steps(by_rank: list[list[list[str]]]) -> list[str]:
         return [key for step in zip(*by_rank, strict=True) for batch in step for key in batch]
 
-    loader = data_of(shards).train_dataloader()
+    loader = data_of(**options).train_dataloader()
     loader.sampler.set_epoch(7)  # type: ignore[attr-defined]
     keys = in_order([batch["key"] for batch in loader])
     begun, state = batches_of(None, 2)
-    assert in_steps(begun) == keys[: state["position"]]
-    assert (state["epoch"], state["position"]) == (7, 16)
+    num_done = {"one": 16, "inner": 12, "outer": 16, "mixed": 16, "weighted": 16}[source]
+    assert (state["epoch"], state["position"]) == (7, num_done)
+    assert in_steps(begun) == keys[:num_done]
     rest, end = batches_of(state, num_ranks)
-    assert in_steps(rest) == keys[16:]
-    assert end["position"] == _NUM_SAMPLES
+    assert in_steps(rest) == keys[num_done:]
+    assert end["position"] == len(keys)
 
 
 def test_passes_after_the_one_that_was_continued_are_whole(shards: Path) -> None:
@@ -300,13 +343,15 @@ def test_a_run_that_was_copied_is_no_other_data(shards: Path, checkpoint: Path, 
     assert len(fit(data_of(tmp_path / "copy"), checkpoint, max_epochs=1)) == 4
 
 
-def start_training(shards: Path, dest: Path, num_ranks: int, *checkpoint: Path) -> "subprocess.Popen[str]":
+def start_training(
+    options: Mapping[str, Any], dest: Path, num_ranks: int, *checkpoint: Path
+) -> "subprocess.Popen[str]":
     """Start the ranks of a training in a process group of their own."""
     dest.mkdir(parents=True)
     script = Path(__file__).parents[2] / "support/resumable_training.py"
     with (dest / "stderr").open("w") as stderr:
         return subprocess.Popen(
-            [sys.executable, script, shards, dest, str(num_ranks), *checkpoint],
+            [sys.executable, script, json.dumps(options, default=str), dest, str(num_ranks), *checkpoint],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=stderr,
             start_new_session=True,
@@ -324,20 +369,24 @@ def trained_keys(dest: Path, num_ranks: int) -> list[tuple[int, str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_ranks_that_are_killed_continue_as_one_and_as_three(shards: Path, tmp_path: Path) -> None:
-    loader, expected = data_of(shards).train_dataloader(), []
+@pytest.mark.parametrize("source", ["one", "outer"])
+def test_two_ranks_that_are_killed_continue_as_one_and_as_three(
+    shards: Path, several: dict[str, Any], tmp_path: Path, source: str
+) -> None:
+    options, expected = several.get(source, {"shards": shards}), []
+    loader = data_of(**options).train_dataloader()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         expected += [(epoch, key) for batch in loader for key in batch["key"]]
-    training = start_training(shards, tmp_path / "killed", 2)
+    training = start_training(options, tmp_path / "killed", 2)
     checkpoint = tmp_path / "killed/step=9.ckpt"  # 6 batches of each rank are an epoch
     wait_for(checkpoint.exists, seconds=200)
     os.killpg(training.pid, signal.SIGKILL)
     training.wait()
     position = torch.load(checkpoint)["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["position"]
-    before = expected[: _NUM_SAMPLES + position]
+    before = expected[: len(expected) // 2 + position]
     assert trained_keys(tmp_path / "killed", 2)[: len(before)] == before
     for num_ranks in (1, 3):
         dest = tmp_path / f"{num_ranks}-ranks"
-        assert start_training(shards, dest, num_ranks, checkpoint).wait(200) == 0, (dest / "stderr").read_text()
+        assert start_training(options, dest, num_ranks, checkpoint).wait(200) == 0, (dest / "stderr").read_text()
         assert trained_keys(dest, num_ranks) == expected[len(before) :]

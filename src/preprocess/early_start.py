@@ -13,16 +13,21 @@ from datamodules.worker_process import fork_server
 from preprocess.configurations import with_config
 
 _NO_RUN = frozenset({"--model", "--help", "--help-all", "-h", "--print_config"})  # or a run of another pipeline
-_PRELOAD = ("datamodules.loading.loader", "datamodules.media.backends.pyav", "cv2")
+_PRELOAD = ("datamodules.loading.loader", "datamodules.media.backends.pyav", "cv2", "preprocess.cli")
+_TRANSFORMS = {  # by pipeline: modules that its workers import besides
+    "Clips": ("preprocess.frame_transforms",),
+    "Keypoints": ("preprocess.holistic.frame_results", "preprocess.holistic.follow", "scipy.special"),
+    "Pose": ("preprocess.pose.transform",),
+    "Tracking": (),
+}
 
 
 def start_fork_server(argv: Sequence[str]) -> None:
     """Start the fork server if it is known already what the workers of a command will need.
 
-    That is so for the pipelines in `preprocess.pipelines`, whose transforms import little more than `_PRELOAD`. The
-    exception is captions: the processor of a model takes 6 s to import and 240 MB, which the server must share among
-    the workers. For captions and for an extractor of the user's own, the loader starts the server later, when it knows
-    the transform. Should this guess wrongly, workers only start more slowly.
+    That is so for the pipelines of `_TRANSFORMS`. For captions, whose workers share a processor of 240 MB that depends
+    on the model, and for an extractor of the user's own, the loader starts the server, when it knows the transform.
+    Should an option change the pipeline, its workers only start more slowly.
 
     If the command fails before it has workers, the server ends with it, or as soon as it has imported its modules.
 
@@ -33,8 +38,9 @@ def start_fork_server(argv: Sequence[str]) -> None:
         name, num_workers = _pipeline_and_workers(argv)
     except (ConfigError, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return  # the parser of the options will say what is wrong with them
-    if name.startswith("preprocess.pipelines.") and name != "preprocess.pipelines.captions.Captions" and num_workers:
-        fork_server(_PRELOAD)
+    module, _, kind = name.rpartition(".")
+    if module.startswith("preprocess.pipelines.") and kind in _TRANSFORMS and num_workers:
+        fork_server((*_PRELOAD, *_TRANSFORMS[kind]))
 
 
 def _pipeline_and_workers(argv: Sequence[str]) -> tuple[str, int]:

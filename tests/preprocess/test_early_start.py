@@ -1,6 +1,9 @@
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
+
+from preprocess.early_start import _PRELOAD, _TRANSFORMS
 
 PROGRAM = """
 import os, signal, sys
@@ -40,9 +43,8 @@ def test_the_fork_server_is_started_early_only_if_it_is_known_what_workers_need(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_workers_import_no_lightning() -> None:
-    transforms = ("frame_transforms", "pose.transform", "holistic.frame_results", "holistic.follow")
-    modules = ", ".join(f"preprocess.{name}" for name in transforms)
-    program = f"import {modules}, datamodules.loading.loader, sys; print('lightning' in sys.modules)"
+def test_the_fork_server_imports_all_of_the_transforms_and_no_lightning() -> None:
+    names = {*_PRELOAD, *chain.from_iterable(_TRANSFORMS.values())}
+    program = f"import sys, {', '.join(sorted(names))}; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -99,8 +99,8 @@ def _parser() -> Parser:
 
 def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
-    if command in ("run", "estimate", "check"):
-        start_fork_server(arguments)
+    if command in ("run", "retry", "estimate", "check"):
+        start_fork_server(command, arguments)
     module = _import_without_gc(f"preprocess.commands.{command}")
     status: int = module.main(arguments, began) if command in ("run", "retry", "ray") else module.main(arguments)
     return status

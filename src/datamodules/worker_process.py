@@ -5,6 +5,7 @@ imports torch and the extractor's module anew for each worker (4 to 8 s of CPU).
 after one such import in all.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,9 @@ def begin_worker(worker: int) -> None:
     DataLoader ends a worker whose parent's process id has changed. The parent of these workers is the fork server,
     which outlives the rank, so a thread waits for the end of the rank itself.
     """
+    # The garbage collector writes to each object that it looks at. With the objects that the server has imported, that
+    # would copy memory into this process that it shares: 53 MB, and 0.14 s in each full collection.
+    gc.freeze()
     keep_freed_memory()
     escape_messages()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

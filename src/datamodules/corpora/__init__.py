@@ -2,9 +2,11 @@
 
 | modules                                                      | contents                                        |
 |--------------------------------------------------------------|-------------------------------------------------|
-| `phoenix` `videos` `images` `tar_images` `pairs` `clip4mc`   | the corpora                                     |
+| `phoenix` `how2sign` `openasl`                               | corpora of sign language                        |
+| `videos` `images` `tar_images` `pairs` `clip4mc`             | other corpora                                   |
+| `sentences`                                                  | what corpora of sign language are subclasses of |
 | `rows` `csv_rows` `json_rows` `parquet_rows` `row` `values`  | reading lists row by row                        |
 | `text_lists`                                                 | text files: lines, a path a line, their hash    |
 | `walk` `frame_files` `paths` `skipped`                       | folders and files                               |
-| `listing`                                                    | keys, items of faulty rows, checks of a listing |
+| `listing` `file_items`                                       | keys, items, checks of a listing                |
 """

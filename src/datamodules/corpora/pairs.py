@@ -13,19 +13,19 @@ A corpus of your own that is such a list needs a subclass that names its columns
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Literal, get_args
 
 from datamodules.corpora.csv_rows import Quoting
+from datamodules.corpora.file_items import video_item
 from datamodules.corpora.listing import faulty_row, key_of_row, require_existing
 from datamodules.corpora.roots import open_root
 from datamodules.corpora.row import Row, Rows
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256
-from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text, require_part
+from datamodules.corpora.values import as_meta, as_name, as_part, as_text
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 
@@ -209,28 +209,6 @@ class Pairs(Corpus):
     def _usable_item(self, key: str, split: str, row: dict[str, Any]) -> Item:
         """Return the item of a row; raise CorpusError if a value is wrong."""
         columns = self._columns
-        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
-        require_part(columns.start, start, columns.stop, stop)
+        start, stop = as_part(row, columns.start, columns.stop)
         path = self.video_path(as_text(columns.video, row[columns.video]))
-        path = self._files.relative(path)
-        _require_below(path)
-        facts = self._files.stat(path)
-        return Item(
-            key=key,
-            split=split,
-            path=path,
-            start_seconds=start,
-            stop_seconds=stop,
-            cost=facts.num_bytes,
-            modified=facts.modified,
-            version=facts.version,
-            meta=self.meta(row),
-        )
-
-
-def _require_below(path: str) -> None:
-    """Raise CorpusError if `path` is neither that of a file below the root nor a URL."""
-    if path in ("", "."):
-        raise CorpusError(f"{path!r} names no video")
-    if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
-        raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")
+        return video_item(self._files, key, split, path, self.meta(row), start, stop)

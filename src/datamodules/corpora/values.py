@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -76,6 +77,24 @@ def as_seconds(column: str, value: Any) -> float | None:
     return seconds
 
 
+def as_part(
+    values: Mapping[str, Any], start_column: str | None, stop_column: str | None
+) -> tuple[float | None, float | None]:
+    """Return the start and the end of a part of a video, in s; None: those of the video.
+
+    Args:
+        values: of a row.
+        start_column: of the start; None: the row has none.
+        stop_column: of the end; None: the row has none.
+
+    Raises:
+        CorpusError: one is no time (`as_seconds`), or the part does not end after it starts.
+    """
+    start, stop = (as_seconds(name, values[name]) if name else None for name in (start_column, stop_column))
+    require_part(start_column, start, stop_column, stop)
+    return start, stop
+
+
 def require_part(start_column: str | None, start: float | None, stop_column: str | None, stop: float | None) -> None:
     """Check that a part of a video, in seconds, ends after it starts; None: at the start, at the end.
 
@@ -85,3 +104,11 @@ def require_part(start_column: str | None, start: float | None, stop_column: str
     if stop is not None and stop <= (start or 0.0):
         start_name = f"{start_column} =" if start_column else "the start,"
         raise CorpusError(f"{stop_column} = {stop:g} is not after {start_name} {start or 0:g}")
+
+
+def require_below(path: str) -> None:
+    """Raise CorpusError if `path` is neither that of a file below the root nor a URL."""
+    if path in ("", "."):
+        raise CorpusError(f"{path!r} names no video")
+    if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
+        raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")

@@ -2,10 +2,12 @@
 
 | modules                                                      | contents                                        |
 |--------------------------------------------------------------|-------------------------------------------------|
-| `phoenix` `how2sign` `openasl`                               | corpora of sign language                        |
+| `phoenix` `phoenix_2014` `how2sign` `openasl`                | corpora of sentences in sign languages          |
+| `wlasl` `msasl`                                              | corpora of single signs                         |
 | `videos` `images` `tar_images` `pairs` `clip4mc`             | other corpora                                   |
 | `sentences`                                                  | what corpora of sign language are subclasses of |
 | `rows` `csv_rows` `json_rows` `parquet_rows` `row` `values`  | reading lists row by row                        |
+| `youtube`                                                    | ids of videos in URLs                           |
 | `text_lists`                                                 | text files: lines, a path a line, their hash    |
 | `walk` `frame_files` `paths` `skipped`                       | folders and files                               |
 | `listing` `file_items`                                       | keys, items, checks of a listing                |

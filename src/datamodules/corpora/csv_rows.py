@@ -1,7 +1,7 @@
 """Rows of lists in CSV and TSV.
 
-A `.tsv` is separated by tabs, a `.csv` by the first of `,` `;` and tab that its header has. Blanks around the names in
-the header are dropped. `Quoting` decides whether quotes enclose fields or are text:
+A `.tsv` is separated by tabs, a `.csv` by the first of `,` `;` tab and `|` that its header has. Blanks around the
+names in the header are dropped. `Quoting` decides whether quotes enclose fields or are text:
 
 | quoting | fields                                                                                                  |
 |---------|---------------------------------------------------------------------------------------------------------|
@@ -29,7 +29,7 @@ def read_csv_rows(path: str, quoting: Quoting) -> RawRows:
     """Read the rows of a `.csv`, see `read_rows`."""
     with open_list(path) as file:
         header = next(read_lines(file, path), "")
-    delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+    delimiter = next((sign for sign in ",;\t|" if sign in header), ",")
     if quoting == "none":
         return _rows(path, _unquoted(path, delimiter))
     # in a list whose separators are followed by blanks, quotes are preceded by them: `a, "b, c"`

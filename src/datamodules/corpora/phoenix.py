@@ -147,6 +147,6 @@ class Phoenix2014T(Corpus):
         if tables or releases:
             raise CorpusError(
                 f"--data.root {self.root} is PHOENIX-2014 (…/{{split}}/{{name}}/1/*.png, "
-                "annotations/manual/train.corpus.csv), not PHOENIX-2014-T. Give that corpus, or bring the frames and "
-                "tables into its layout"
+                "annotations/manual/train.corpus.csv), not PHOENIX-2014-T. Run keypoints_phoenix_2014, or "
+                "set --data.corpus datamodules.corpora.phoenix_2014.Phoenix2014"
             )

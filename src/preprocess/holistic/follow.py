@@ -8,7 +8,8 @@ frames of an item:
 |-------------|-----------------------------------------------------------------------------------------|
 | any         | all of them                                                                             |
 | left, right | this half of the image                                                                  |
-| box         | the item's `box` in the corpus: left, top, right, bottom as shares of width and height  |
+| box         | the item's `box` in the corpus: left, top, right, bottom as shares of width and height; |
+|             | or its `box_px`, the same in pixels                                                     |
 """
 
 from collections.abc import Callable, Sequence
@@ -35,17 +36,19 @@ def crop_of(person: Person, item: Item, width: int, height: int) -> Crop:
     Raises:
         ExtractError: the corpus has no box for the item, or none in the frame.
     """
-    box: Any = _HALVES.get(person, item.meta.get("box"))
+    size = np.array((width, height, width, height))
+    is_in_px = person == "box" and item.meta.get("box_px") is not None
+    box: Any = item.meta["box_px"] if is_in_px else _HALVES.get(person, item.meta.get("box"))
     is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(share, (int, float)) for share in box)
     if not is_box:
         raise ExtractError(
             f"--model.person box needs left, top, right, bottom in the corpus, but its box is {box!r:.80}"
         )
-    shares = np.clip(np.array(box, float), 0, 1) * (width, height, width, height)
-    if not (shares[0] < shares[2] and shares[1] < shares[3]):  # also of NaN, which is below nothing
-        raise ExtractError(f"its box {list(box)!r:.80} has no part of the frame: give left, top, right, bottom, 0 to 1")
-    left, top = np.floor(shares[:2]).astype(int).tolist()
-    right, bottom = np.ceil(shares[2:]).astype(int).tolist()
+    box_px = np.clip(np.array(box, float) * (1 if is_in_px else size), 0, size)
+    if not (box_px[0] < box_px[2] and box_px[1] < box_px[3]):  # also of NaN, which is below nothing
+        raise ExtractError(f"its box {list(box)!r:.80} has no part of the frame: give left, top, right, bottom")
+    left, top = np.floor(box_px[:2]).astype(int).tolist()
+    right, bottom = np.ceil(box_px[2:]).astype(int).tolist()
     return left, top, right, bottom
 
 

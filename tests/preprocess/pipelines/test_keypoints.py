@@ -173,6 +173,12 @@ def test_the_part_that_is_searched_is_rounded_outwards(person: Person, box: Any,
     assert crop_of(person, item, 101, 50) == crop
 
 
+def test_a_box_may_be_in_pixels() -> None:
+    item = Item("a", "train", "a.mp4", meta={"box_px": [57, -3, 1000, 49]})
+    assert crop_of("box", item, 100, 50) == (57, 0, 100, 49)
+    assert crop_of("left", item, 100, 50) == (0, 0, 50, 50)
+
+
 @pytest.mark.parametrize("box", [None, "0,0,1,1", [0, 0, 1], [0.5, 0, 0.5, 1], [1.5, 0, 2, 1], [0, 0, float("nan"), 1]])
 def test_an_item_without_a_usable_box_fails(box: Any) -> None:
     with pytest.raises(ExtractError, match=r"box .*left, top, right, bottom"):

@@ -18,7 +18,7 @@ from datamodules.loading.image_fetcher import ImageFetcher
 from datamodules.loading.item_files import ItemFiles
 from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
 from datamodules.media.decoding import Decoding
-from datamodules.media.facts import VideoFacts
+from datamodules.media.facts import VideoFacts, seconds_beyond
 from datamodules.media.image import decode_image
 from datamodules.media.jpeg import Jpeg, read_jpeg
 from datamodules.media.sampling import AtRate, between, frame_gap, frame_rate
@@ -175,6 +175,14 @@ class ItemReader:
         self._seconds["transform"] += time.perf_counter() - started
         return results
 
+    def _require_end(self, facts: VideoFacts) -> None:
+        """Raise DecodeError if the item goes on beyond the end of its video, and may not be shortened."""
+        if self._request.decoding.beyond_end == "fail" and (missing := seconds_beyond(facts, self._item.stop_seconds)):
+            raise DecodeError(
+                f"it should end at {self._item.stop_seconds:g} s, which is {missing:g} s beyond the end of the video. "
+                "To take the frames that exist, set --data.decoding.beyond_end shorten"
+            )
+
     def _images(self) -> Iterator[Tensor | Jpeg]:
         item, request = self._item, self._request
         for content, name in zip(self._files.images(), item.frames, strict=True):
@@ -188,6 +196,7 @@ class ItemReader:
         with self._files.video() as path:
             video = Video(path, self._request.decoding)
             try:
+                self._require_end(video.facts)
                 header_fps = video.facts["average_fps_from_header"]
                 indices, self._fps = _select_frames(self._item, video.pts_seconds, header_fps)
                 indices = indices[self._request.selection.indices(video.pts_seconds[indices])]

@@ -10,6 +10,7 @@ from datamodules.errors import ConfigError
 
 BackendName = Literal["pyav", "torchcodec", "decord"]
 Images = Literal["pillow", "nvjpeg"]
+BeyondEnd = Literal["shorten", "fail"]
 
 _BACKENDS = "datamodules.media.backends"
 
@@ -28,6 +29,9 @@ class Decoding:
         images: `pillow` decodes images in the workers; `nvjpeg` decodes JPEGs on the rank's GPU (`media/jpeg.py`).
         square_pixels: resize frames of videos with non-square pixels (DV, HDV, DVB) to the shape that players show:
             the stored height, and the width times the pixel aspect ratio, before any turn. False: as stored.
+        beyond_end: what becomes of a part of a video that goes on for a frame or more beyond the end of the video:
+            `shorten` takes the frames that exist, and samples of keypoints say in `missing_seconds` what is missing;
+            `fail` fails the item.
 
     Raises:
         ConfigError: an option has an invalid value.
@@ -40,12 +44,15 @@ class Decoding:
     device: str = "cpu"
     images: Images = "pillow"
     square_pixels: bool = True
+    beyond_end: BeyondEnd = "shorten"
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(BackendName):
             raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(BackendName))}")
         if self.images not in get_args(Images):
             raise ConfigError(f"images = {self.images!r}: choose from {', '.join(get_args(Images))}")
+        if self.beyond_end not in get_args(BeyondEnd):
+            raise ConfigError(f"beyond_end = {self.beyond_end!r}: choose from {', '.join(get_args(BeyondEnd))}")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"device = {self.device!r}: choose from cpu, cuda")
         if self.device != "cpu" and self.backend != "torchcodec":

@@ -83,6 +83,17 @@ def container_facts(container: "InputContainer", stream: "VideoStream", packets:
     )
 
 
+def seconds_beyond(facts: VideoFacts, stop_seconds: float | None) -> float:
+    """Return how much of a part of a video is beyond its end, in s; 0.0 for less than a frame, as rounded times have.
+
+    Args:
+        facts: of the video.
+        stop_seconds: end of the part, since the first frame; None: the end of the video.
+    """
+    beyond = 0.0 if stop_seconds is None else stop_seconds - facts["duration_seconds"]
+    return round(beyond, 6) if beyond >= 1 / (facts["fps"] or 1) else 0.0
+
+
 def animation_facts(
     codec: str, size: tuple[int, int], pts_seconds: NDArray[np.float64], duration_seconds: float
 ) -> VideoFacts:

@@ -48,6 +48,12 @@ FIELDS = (
     ),
     Field("num_skipped_frames", pa.int32(), "frames of the video that no decoder can show; 0 for images"),
     Field(
+        "missing_seconds",
+        pa.float64(),
+        "how much of the part that the corpus names is beyond the end of the video; 0: nothing, or less than a frame",
+        "s",
+    ),
+    Field(
         "crop",
         pa.list_(pa.int32()),
         "left, top, right, bottom of the part of the frames that was searched; null: all of it",

@@ -13,6 +13,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
+from datamodules.media.facts import seconds_beyond
 from datamodules.samples.keypoint_layouts import LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.follow import FollowTransform, Person
@@ -69,6 +70,7 @@ class Keypoints(Extractor):
             "width",
             "pixel_aspect_ratio",
             "num_skipped_frames",
+            "missing_seconds",
             "fps",
             "path",
             "frames",
@@ -241,6 +243,7 @@ class Keypoints(Extractor):
             "path": item.path,
             "frames": list(item.frames),
             "num_skipped_frames": summary.video["num_skipped_frames"] if summary.video else 0,
+            "missing_seconds": seconds_beyond(summary.video, item.stop_seconds) if summary.video else 0.0,
             "crop": results[0].crop and list(results[0].crop),
             "backend": self._made_by(),
         }

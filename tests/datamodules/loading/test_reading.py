@@ -9,9 +9,10 @@ import torch
 
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpus import Item
-from datamodules.errors import ChangedError, MissingError
+from datamodules.errors import ChangedError, ConfigError, MissingError
 from datamodules.loading.reading import frames_of, is_readable
 from datamodules.media.decoding import Decoding
+from datamodules.media.facts import seconds_beyond
 from datamodules.media.sampling import Every, Uniform
 from datamodules.run.folder import Run
 from support.frame_corpora import slices, summaries_of
@@ -103,6 +104,27 @@ def test_an_item_with_too_few_frames_fails_with_the_reason(
 ) -> None:
     [batch] = slices(parts, (row,), selection=selection)
     assert (summaries_of([batch])[row].reason, summaries_of([batch])[row].reason_class) == (reason, "decode")
+
+
+def test_a_part_beyond_the_end_of_its_video_is_shortened_or_fails(tmp_path: Path) -> None:
+    name = write(tmp_path / "video", KINDS["b-frames"]).name  # 2.4 s
+    ends = (2.4, 2.43, 3.0)
+    items = [
+        Item(f"end-{row}", "train", name, start_seconds=2.0, stop_seconds=stop, cost=1) for row, stop in enumerate(ends)
+    ]
+    run = make_run(tmp_path / "run", items, per_shard=3), tmp_path
+    summaries = [summaries_of(slices(run, (row,)))[row] for row in range(3)]
+    assert [summary.num_frames for summary in summaries] == [10, 10, 10]
+    assert [seconds_beyond(summaries[row].video, stop) for row, stop in enumerate(ends)] == [0.0, 0.0, 0.6]
+    strict = Decoding(beyond_end="fail")
+    *others, reason = (summaries_of(slices(run, (row,), decoding=strict))[row].reason for row in range(3))
+    assert others == [None, None]
+    assert reason == (
+        "video.mp4: it should end at 3 s, which is 0.6 s beyond the end of the video. To take the frames that exist, "
+        "set --data.decoding.beyond_end shorten"
+    )
+    with pytest.raises(ConfigError, match="beyond_end = 'cut': choose from shorten, fail"):
+        Decoding(beyond_end="cut")  # type: ignore[arg-type]
 
 
 def test_videos_are_decoded_by_the_requested_backend(parts: tuple[Run, Path]) -> None:

@@ -72,7 +72,7 @@ def test_each_sentence_becomes_a_sample_with_what_the_corpus_knows(shards: Path)
     assert first.meta["glosses"] == "WEST NORD"
     assert first.meta["signer"] == "Signer01"
     assert (first.meta["width"], first.meta["height"], first.meta["fps"]) == (210, 260, None)
-    assert first.meta["num_skipped_frames"] == 0
+    assert (first.meta["num_skipped_frames"], first.meta["missing_seconds"]) == (0, 0.0)
     assert first.meta["frames"] == [f"images{index:04d}.png" for index in range(1, 5)]
 
 

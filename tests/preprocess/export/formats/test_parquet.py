@@ -64,6 +64,7 @@ def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_give
         "fps": "double",
         "pixel_aspect_ratio": "double",
         "num_skipped_frames": "int32",
+        "missing_seconds": "double",
         "crop": "list<element: int32>",
         "backend": "string",
         "num_frames": "int64",

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from datamodules.corpora.paths import describe_error
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import open_list
 from datamodules.errors import ConfigError, CorpusError
@@ -42,6 +43,7 @@ def read_captions(path: str) -> Iterator[Caption]:
     Raises:
         ConfigError: the ending is not one of the above.
         CorpusError: the file cannot be read, or is malformed.
+        EnvironmentFailure: the file system or the store fails.
     """
     match os.path.splitext(path)[1].lower():
         case ".vtt" | ".srt":
@@ -56,8 +58,10 @@ def _read_blocks(path: str) -> Iterator[Caption]:
     try:
         with open_list(path) as file:
             text = file.read()
-    except (OSError, UnicodeError) as error:
-        raise CorpusError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise CorpusError(describe_error(path, error)) from error
+    except UnicodeError as error:
+        raise CorpusError(f"{path} is not UTF-8: {error}") from error
     for block in re.split(r"\n[ \t]*\n", text):
         if times := _TIMES.search(block):
             yield Caption(times[1], times[2], _plain(block[times.end() :]))

@@ -1,6 +1,6 @@
 """CSL-Daily (Zhou et al., CVPR 2021): Chinese Sign Language, sentences of daily life, as folders of frames.
 
-The files are those of the release (https://ustc-slr.github.io/datasets/2021_csl_daily), as its readme describes them:
+The files are those of the release (https://ustc-slr.github.io/datasets/2021_csl_daily):
 
 | path                                | content                                                              |
 |-------------------------------------|----------------------------------------------------------------------|
@@ -15,8 +15,8 @@ The files are those of the release (https://ustc-slr.github.io/datasets/2021_csl
 | label_gloss       | list of signs; become `glosses`                                    |
 | signer            | number, from 0; becomes `signer`                                   |
 
-The pickle is read as data: one that names any class or function is refused. `split_1.txt` names a sentence
-S000005_P0004_T00 that the pickle calls S000007_P0003_T00; it is taken for that one.
+The pickle is read as data: one that names any class or function is refused. The sentence S000005_P0004_T00 of
+`split_1.txt` is taken for S000007_P0003_T00 of the pickle.
 """
 
 import io
@@ -24,6 +24,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from datamodules.corpora.paths import describe_error
 from datamodules.corpora.row import Row
 from datamodules.corpora.sentences import SentenceColumns, Sentences
 from datamodules.corpora.text_lists import list_sha256, read_list
@@ -31,6 +32,7 @@ from datamodules.corpora.values import as_name
 from datamodules.errors import CorpusError
 from datamodules.objects import open_input
 
+_SEPARATORS = {"label_char": "", "label_gloss": " "}  # of lists that become texts
 _RENAMED = {"S000005_P0004_T00": "S000007_P0003_T00"}
 
 
@@ -66,11 +68,8 @@ class CslDaily(Sentences):
             if not isinstance(info, dict):
                 yield Row(where, {}, f"it is not a dict: {info!r:.80}")
                 continue
-            joined = {
-                name: separator.join(map(str, info[name]))
-                for name, separator in (("label_char", ""), ("label_gloss", " "))
-                if isinstance(info.get(name), list)
-            }
+            lists = {name: info[name] for name in _SEPARATORS if isinstance(info.get(name), list)}
+            joined = {name: _SEPARATORS[name].join(map(str, parts)) for name, parts in lists.items()}
             yield Row(where, {**info, **joined, "split": self._splits.get(str(info.get("name")))})
 
     def video_path(self, values: Mapping[str, Any], split: str) -> str:
@@ -89,7 +88,9 @@ def _read_pickle(path: str) -> list[Any]:
     try:
         with open_input(path) as file:
             content = _DataOnly(io.BytesIO(file.read())).load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except OSError as error:
+        raise CorpusError(describe_error(path, error)) from error
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from error
     info = content.get("info") if isinstance(content, dict) else None
     if not isinstance(info, list):

@@ -1,5 +1,6 @@
 """Small copies of the layouts of YouTube-ASL and CSL-Daily."""
 
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from datamodules.corpora.captions import read_captions
 from datamodules.corpora.csl_daily import CslDaily
 from datamodules.corpora.youtube_asl import YouTubeAsl
-from datamodules.errors import ConfigError, CorpusError
+from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure
 from support.frame_corpora import write_image
 
 VTT = """WEBVTT
@@ -71,10 +72,28 @@ def test_a_caption_of_youtube_asl_is_a_part_of_its_video(tmp_path: Path) -> None
     }  # fmt: skip
     assert (second.start_seconds, second.stop_seconds) == (3602.0, 3604.0)
     assert gone.key == "train/%line-2"
-    assert "line 2: the captions of gone: " in (gone.problem or "")
+    assert gone.problem == (
+        f"{ids}, line 2: the captions of gone: {tmp_path}/gone.en.vtt cannot be read: No such file or directory"
+    )
     assert (odd.key, (odd.problem or "").endswith("stop = 2 is not after start = 3")) == ("train/odd-0001", True)
     with pytest.raises(ConfigError, match=r"--data\.captions a\.vtt: write \{id\}"):
         YouTubeAsl(str(tmp_path), str(ids), "a.vtt")
+
+
+def test_captions_that_are_not_utf_8_fail_alone_and_a_failing_file_system_stops_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.vtt"
+    path.write_bytes(b"00:01.000 --> 00:02.000\n\xff\n")
+    with pytest.raises(CorpusError, match=r"a\.vtt is not UTF-8: "):
+        list(read_captions(str(path)))
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("datamodules.corpora.captions.open_list", fail)
+    with pytest.raises(EnvironmentFailure, match=r"a\.vtt cannot be listed: Input/output error\. Is its"):
+        list(read_captions(str(path)))
 
 
 def csl_daily(root: Path, content: Any, splits: str = "name|split\nS000005_P0004_T00|train\n") -> CslDaily:

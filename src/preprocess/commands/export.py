@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         return _explain(_list_of_formats() if chosen is None else _options_of(chosen), arguments)
     parsed = _parsed(chosen, arguments)
     with destination(parsed.pop("dest")) as dest:
-        written = chosen.write(parsed.pop("folder"), dest.folder, parsed.pop("exclude") or (), **parsed)
+        folder, exclude, where = (parsed.pop(name) for name in ("folder", "exclude", "where"))
+        written = chosen.write(folder, dest.folder, exclude or (), where, **parsed)
     for path in written:
         say(dest.locate(path))
     return 0
@@ -76,6 +77,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         type=local_path,
         help="leave out the samples whose keys this text file lists, one key per line",
+    )
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="only samples that meet this condition on the tables, such as 'num_frames >= 16 and left_hand_rate > 0.5'",
     )
     add_kind(parser)
 

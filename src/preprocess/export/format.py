@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import os
 import pkgutil
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from preprocess.export.source import Source
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+_log = logging.getLogger(__name__)
 
 
 class Format:
@@ -45,7 +48,14 @@ class Format:
         """Add the options of the format, which are the further arguments of its function `export`."""
         parser.add_function_arguments(self._module.export, skip={"source", "dest"}, as_group=False)
 
-    def write(self, folder: str | os.PathLike[str], dest: Path, exclude: KeyList = (), **options: Any) -> list[Path]:
+    def write(
+        self,
+        folder: str | os.PathLike[str],
+        dest: Path,
+        exclude: KeyList = (),
+        where: str | None = None,
+        **options: Any,
+    ) -> list[Path]:
         """Write the committed samples of the run in `folder` to `dest`.
 
         Shards that are committed meanwhile are left out.
@@ -54,6 +64,7 @@ class Format:
             folder: the run's folder.
             dest: folder to write to; made if it is missing.
             exclude: file with the keys of samples to leave out, or the keys; see `datamodules.run.keys`.
+            where: only samples that meet this condition on the tables, see `datamodules.run.condition`; None: all.
             options: the format's options.
 
         Returns:
@@ -61,19 +72,23 @@ class Format:
 
         Raises:
             ConfigError: the format cannot hold these samples, a file that it would write exists, `exclude` has keys
-                that are not planned, or no sample is left.
+                that are not planned, `where` is no condition on the tables, or no sample is left.
             RunError: `folder` is not a run, has nothing committed, holds samples of another kind, or is damaged.
             EnvironmentFailure: the files cannot be written. None of them exists then.
         """
-        source = Source(folder, self.samples, exclude)
+        source = Source(folder, self.samples, exclude, where)
         self._require_kind(source)
         committed = [
             part.committed() for part in source.run.with_retries
         ]  # listed for all parts now: shards committed later are not exported
         if not any(committed):
             raise RunError(f"no shard is committed in {folder} yet: run it first")
-        if exclude and not any(source.committed(split) for split in source.splits):
-            raise ConfigError(f"{source.run.store} has no samples but those that --exclude leaves out")
+        if (exclude or where) and not any(source.committed(split) for split in source.splits):
+            raise ConfigError(f"{source.run.store} has no samples but those that --exclude or --where leaves out")
+        if source.num_undecided:
+            _log.warning(
+                "where=%r leaves out %s samples that lack a value which it compares", where, f"{source.num_undecided:,}"
+            )
         try:
             written: list[Path] = self._module.export(source, dest, **options)
         except OSError as error:
@@ -102,10 +117,15 @@ def all_formats() -> Iterator[Format]:
 
 
 def export(
-    folder: str | os.PathLike[str], format: str, dest: Path, exclude: KeyList = (), **options: Any
+    folder: str | os.PathLike[str],
+    format: str,
+    dest: Path,
+    exclude: KeyList = (),
+    where: str | None = None,
+    **options: Any,
 ) -> list[Path]:
     """Write the committed samples of a run in a format; see `Format` and its `write`."""
-    return Format(format).write(folder, dest, exclude, **options)
+    return Format(format).write(folder, dest, exclude, where, **options)
 
 
 def _module_of(name: str) -> ModuleType:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Generic
 
+from datamodules.run.condition import Condition
 from datamodules.run.folder import Run
 from datamodules.run.keys import KeyList, planned_keys
 from datamodules.run.kind import kind_of
@@ -20,6 +21,7 @@ class Source(Generic[Sample]):
         folder: of the run.
         kind: the class of its samples; None: the class that the run's plan names.
         exclude: file with the keys of samples to leave out, or the keys; see `datamodules.run.keys`.
+        where: only samples that meet this condition on the tables, see `datamodules.run.condition`; None: all.
 
     Attributes:
         run: the run and its retries. It does not see shards that are committed later.
@@ -35,11 +37,13 @@ class Source(Generic[Sample]):
         folder: str | os.PathLike[str],
         kind: type[SampleKind[Sample]] | None = None,
         exclude: KeyList = (),
+        where: str | None = None,
     ) -> None:
         self.run: Run = _Snapshot(folder)
         self._excluded = planned_keys(exclude, self.run)
         self.splits = list(dict.fromkeys(shard.split for shard in self.run.plan.shards))
-        self._class = kind
+        self._class, self._where = kind, where
+        self._selected: dict[str, CommittedSamples] = {}  # by split
 
     @cached_property
     def kind(self) -> SampleKind[Sample]:
@@ -52,9 +56,13 @@ class Source(Generic[Sample]):
 
     def committed(self, split: str) -> CommittedSamples | None:
         """Return the samples of `split` for random access, not decoded; None if it has no samples, or none is left."""
-        if not self.run.outcome(split).committed:
-            return None
-        return CommittedSamples(self.run, split, self._excluded) or None
+        return self._selection(split) or None
+
+    @property
+    def num_undecided(self) -> int:
+        """Number of samples that are left out because they lack a value which `where` compares."""
+        selections = [self._selection(split) for split in self.splits]
+        return sum(selection.num_undecided for selection in selections if selection is not None)
 
     def samples(self, split: str) -> Iterator[Sample]:
         """Yield the samples of `split` in planned order, one at a time.
@@ -68,7 +76,24 @@ class Source(Generic[Sample]):
 
     def statistics(self, split: str) -> dict[str, Any]:
         """Return what became of the planned items of `split`; see `statistics.py`."""
-        return counts(self.run, split, self._excluded)
+        return counts(self.run, split, self._excluded, self._condition)
+
+    @cached_property
+    def _condition(self) -> Condition | None:
+        """The condition `where`.
+
+        Raises:
+            ConfigError: `where` is no condition on the tables.
+        """
+        if self._where is None:
+            return None
+        return Condition(self._where, [metric.name for metric in self.kind.metrics])
+
+    def _selection(self, split: str) -> CommittedSamples | None:
+        """Return the samples of `split`; None if it has no samples. If none is left, it is empty."""
+        if split not in self._selected and self.run.outcome(split).committed:
+            self._selected[split] = CommittedSamples(self.run, split, self._excluded, self._condition)
+        return self._selected.get(split)
 
 
 class _Snapshot(Run):

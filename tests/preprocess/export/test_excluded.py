@@ -1,6 +1,7 @@
-"""`export --exclude`: samples that are left out of all formats, and counted."""
+"""`export --exclude` and `--where`: samples that are left out of all formats, and counted."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def test_samples_of_a_list_are_left_out_and_counted(
 
 
 @pytest.mark.parametrize("format", ["parquet", "phoenix-npz", "phoenix-pickle"])
-def test_the_rest_is_what_a_run_without_these_items_exports(folder: Path, tmp_path: Path, format: str) -> None:
+@pytest.mark.parametrize(
+    "selection", [{"exclude": EXCLUDED}, {"where": f"not key in {list(EXCLUDED)}"}], ids=["exclude", "where"]
+)
+def test_the_rest_is_what_a_run_without_these_items_exports(
+    folder: Path, tmp_path: Path, selection: dict[str, Any], format: str
+) -> None:
     make_run(tmp_path / "rest", CORPUS, failed=EXCLUDED)
-    left_out = export(folder, format, tmp_path / "out", EXCLUDED)
+    left_out = export(folder, format, tmp_path / "out", **selection)
     rest = export(tmp_path / "rest", format, tmp_path / "expected")
     assert [path.name for path in left_out] == [path.name for path in rest]
     for path, expected in zip(left_out, rest, strict=True):
@@ -71,6 +77,39 @@ def test_the_rest_is_what_a_run_without_these_items_exports(folder: Path, tmp_pa
             assert path.read_bytes() == expected.read_bytes()
 
 
+def test_samples_that_meet_a_condition_are_written_and_counted(
+    folder: Path, flagged: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dest = tmp_path / "out"
+    where = "num_frames > 2 or num_frames == 2 and decoder != 'pyav'"  # images have no decoder
+    selection = ["--where", where, "--exclude", str(flagged)]
+    with caplog.at_level(logging.WARNING):
+        assert main(["export", str(folder), "--format", "jsonl", *selection, "--dest", str(dest)]) == 0
+    assert caplog.messages == [f"where={where!r} leaves out 2 samples that lack a value which it compares"]
+    lines = (dest / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["train/v2"]
+    described = statistics_of(dest / "train_statistics.json")
+    assert [described[name] for name in ("videos", "frames", "committed", "excluded")] == [1, 3, 6, 5]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("num_frame > 1", "names 'num_frame', which is not recorded. The columns are key, status, "),
+        ("presence > 1", "the metrics of these samples are pose_rate, face_rate, "),
+        ("num_frames >", "is not a condition: "),
+    ],
+)
+def test_a_wrong_condition_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str, message: str
+) -> None:
+    dest = tmp_path / "out"
+    assert main(["export", str(folder), "--format", "parquet", "--where", where, "--dest", str(dest)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not dest.exists()
+
+
 def test_a_split_of_which_nothing_is_left_is_exported_empty(folder: Path, tmp_path: Path) -> None:
     [_, dev] = export(folder, "parquet", tmp_path / "out", [item.key for item in CORPUS.items() if item.split == "dev"])
     assert pq.read_table(dev).num_rows == 0
@@ -79,8 +118,10 @@ def test_a_split_of_which_nothing_is_left_is_exported_empty(folder: Path, tmp_pa
 
 
 def test_a_list_of_all_samples_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no samples but those that --exclude leaves out"):
+    with pytest.raises(ConfigError, match="has no samples but those that --exclude or --where leaves out"):
         export(folder, "parquet", tmp_path / "out", [item.key for item in CORPUS.items()])
+    with pytest.raises(ConfigError, match="has no samples but those that --exclude or --where leaves out"):
+        export(folder, "parquet", tmp_path / "out", where="num_frames > 4")
     assert not (tmp_path / "out").exists()
 
 

@@ -107,25 +107,35 @@ def test_runs_in_a_bucket_and_a_folder_are_joined_as_runs_in_folders(
     make_run(tmp_path, MadeItems({"train": 9}), layout=75)
     kinds = {"body": BucketSamples(), "face": BucketSamples()}
 
-    def batches(body: Any) -> list[Any]:
-        data = FramesDataModule(
-            shards={"body": body, "face": tmp_path}, samples=kinds, num_workers=0, batch_size=4, join=join
-        )
+    def batches(body: Any, **cache: Any) -> list[Any]:
+        runs = {"body": body, "face": tmp_path}
+        data = FramesDataModule(shards=runs, samples=kinds, num_workers=0, batch_size=4, join=join, **cache)
         return list(data.train_dataloader())
 
     expected = batches(shards)
     assert sum(len(batch["key"]) for batch in expected) == {"inner": 8, "outer": 23}[join]
     assert_equal(batches(bucket), expected)
+    assert_equal(batches(bucket, cache_dir=tmp_path / "cache"), expected)
+    assert len(list((tmp_path / "cache").glob("*"))) > 0
 
 
-def test_runs_in_a_bucket_and_a_folder_are_mixed_as_runs_in_folders(bucket: str, shards: Path, tmp_path: Path) -> None:
-    make_run(tmp_path, MadeItems({"train": 9}, prefix="other"))
+@pytest.mark.parametrize("reading", ["random", "sequential"])
+def test_runs_in_a_bucket_and_a_folder_are_mixed_as_runs_in_folders(
+    bucket: str, shards: Path, tmp_path: Path, proxy: FaultyProxy, reading: Any
+) -> None:
+    make_run(tmp_path / "other", MadeItems({"train": 9}, prefix="other"))
 
-    def batches(first: Any) -> list[Any]:
-        data = FramesDataModule(shards=[first, tmp_path], samples=BucketSamples(), num_workers=0, weights=[1, 2])
-        return list(data.train_dataloader())
+    def batches(first: Any, **cache: Any) -> list[Any]:
+        runs, options = [first, tmp_path / "other"], {"weights": [1, 2], "reading": reading, **cache}
+        return list(FramesDataModule(shards=runs, samples=BucketSamples(), num_workers=0, **options).train_dataloader())
 
-    assert_equal(batches(bucket), batches(shards))
+    expected = batches(shards)
+    assert_equal(batches(bucket), expected)
+    num_requests = len(tar_requests(proxy))
+    assert_equal(batches(bucket, cache_dir=tmp_path / "cache"), expected)
+    names = [path.rpartition("/")[2] for path in tar_requests(proxy)[num_requests:]]
+    assert len(names) == len(set(names))  # whole tars, and those of the bucket alone are in the cache
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.suffix == ".tar"]) == len(names)
 
 
 def test_excluded_samples_are_not_requested(bucket: str, shards: Path, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -303,7 +313,7 @@ def test_a_missing_bucket_or_run_is_named(bucket: str, proxy: FaultyProxy) -> No
 
 
 def test_a_cache_is_refused_where_it_has_no_effect(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^cache_dir has no effect for a run in a folder\. Leave it out$"):
+    with pytest.raises(ConfigError, match=r"^cache_dir has no effect without a run in a bucket\. Leave it out$"):
         data_of(shards, cache_dir=tmp_path).setup("fit")
     with pytest.raises(ConfigError, match=r"^cache_bytes = 5 must be 1 or more, and needs cache_dir="):
         data_of(shards, cache_bytes=5).setup("fit")

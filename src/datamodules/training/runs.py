@@ -69,18 +69,13 @@ def splits_of(
         ConfigError: the options do not fit together, or `where` is no condition.
     """
     is_joined = isinstance(shards, Mapping)
+    _check_join(on, join, is_joined, loading["reading"])
     kinds = _by_name(samples, runs, "samples", is_joined)
     conditions = _by_name(where, runs, "where", is_joined and isinstance(where, Mapping))
     if is_joined and (missing := runs.keys() - kinds.keys()):
         raise ConfigError(f"samples has no kind for the run {min(missing)!r}. Give one for each name in shards")
-    if join not in ("inner", "outer"):
-        raise ConfigError(f"{join = } must be 'inner' or 'outer'")
-    if not is_joined and (on, join) != ("key", "inner"):
-        raise ConfigError("on and join have no effect without runs by name in shards. Leave them out")
-    if loading["reading"] == "sequential" and is_joined:
-        raise ConfigError(
-            "reading='sequential' cannot join runs, whose shards have their samples in different orders. Leave it out"
-        )
+    if cache and all(run.store.num_reads_at_once == 1 for run in runs.values()):
+        raise ConfigError("cache_dir has no effect without a run in a bucket. Leave it out")
     is_mixed = not is_joined and not isinstance(shards, (str, Path))
     _check_weights(weights, len(runs), is_mixed)
     parts = {}
@@ -109,6 +104,18 @@ def _by_name(value: Any, runs: Mapping[str, Run], option: str, is_named: bool) -
     if unknown := next((name for name in value if name not in runs), None):
         raise ConfigError(f"{option} names {unknown!r}, which is no run in shards. Its runs are {', '.join(runs)}")
     return value
+
+
+def _check_join(on: str, join: str, is_joined: bool, reading: str) -> None:
+    """Raise ConfigError unless `on`, `join` and `reading` fit together."""
+    if join not in ("inner", "outer"):
+        raise ConfigError(f"{join = } must be 'inner' or 'outer'")
+    if not is_joined and (on, join) != ("key", "inner"):
+        raise ConfigError("on and join have no effect without runs by name in shards. Leave them out")
+    if is_joined and reading == "sequential":
+        raise ConfigError(
+            "reading='sequential' cannot join runs, whose shards have their samples in different orders. Leave it out"
+        )
 
 
 def _check_weights(weights: Sequence[float] | None, num_runs: int, is_mixed: bool) -> None:

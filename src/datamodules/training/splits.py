@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from datamodules.errors import ConfigError, RunError
+from datamodules.errors import RunError
 from datamodules.run.condition import Condition
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
@@ -168,7 +168,8 @@ class RunSplits(TrainingSplits):
     Args:
         run: the run.
         samples: kind of its samples.
-        cache: keeps tars of a run in a bucket on a local disk; None: every sample is requested from the bucket.
+        cache: keeps tars of a run in a bucket on a local disk; None: every sample is requested from the bucket. Not
+            used for a run in a folder.
         opened: the samples of splits, by name, that an earlier object opened; this one adds those that it opens.
         excluded: keys of samples to leave out, a set.
         where: only samples that meet this condition; None: all.
@@ -177,9 +178,6 @@ class RunSplits(TrainingSplits):
 
     Attributes:
         run, samples: as given.
-
-    Raises:
-        ConfigError: there is a cache, but the run is in a folder.
     """
 
     def __init__(
@@ -194,10 +192,9 @@ class RunSplits(TrainingSplits):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        if cache and run.store.num_reads_at_once == 1:
-            raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
         self.run, self.samples, self._keeps_keys = run, samples, keeps_keys
-        self._cache, self._opened, self._excluded, self._where = cache, opened, excluded, where
+        self._cache = None if run.store.num_reads_at_once == 1 else cache
+        self._opened, self._excluded, self._where = opened, excluded, where
         self.planned = sorted({shard.split for shard in run.plan.shards})
 
     def source(self, use: Use) -> dict[str, Any]:

@@ -92,7 +92,12 @@ class JoinedSplits(TrainingSplits):
     def source(self, use: Use) -> dict[str, Any]:
         """Return the sources of all runs by name, and how they are joined."""
         sources = {name: part.source(use) for name, part in self._parts.items()}
-        return {"runs": sources, "on": self._on, "join": "outer" if self._outer else "inner"}
+        return {
+            "runs": sources,
+            "order": list(sources),  # the first run's samples come first
+            "on": self._on,
+            "join": "outer" if self._outer else "inner",
+        }
 
     def identity(self, use: Use) -> str:
         """Return the number of joined samples of a split, and a digest of what they are, in one line."""
@@ -100,6 +105,11 @@ class JoinedSplits(TrainingSplits):
         digest = hashlib.sha256(json.dumps([part.identity(use) for part in self._parts.values()]).encode())
         digest.update(joined.digest())
         return f"{len(joined.rows):,} (digest {digest.hexdigest()[:16]})"
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Those of all runs by name."""
+        return {name: part.selection for name, part in self._parts.items()}
 
     def batches(self, use: Use, shuffle: bool) -> tuple[JoinedBatches, EpochSampler]:
         """Return (joined batches of a split, the order of its samples)."""
@@ -129,7 +139,7 @@ class JoinedSplits(TrainingSplits):
                 examples = ", ".join(f"{name} has {column[0].as_py()!r:.100}" for name, column in values.items())
                 raise RunError(
                     f"no samples of split {split!r} have the same {self._on}: {examples}. "
-                    "Set on=… to a field of the corpora"
+                    "Set on=… to a field of the corpora, or select other samples"
                 )
             self._opened[split] = joined
         return self._opened[split]

@@ -121,6 +121,11 @@ class MixedSplits(TrainingSplits):
         digest = hashlib.sha256(json.dumps([identities, self._weights and list(self._weights)]).encode())
         return f"{sum(map(len, self.open(use))):,} (digest {digest.hexdigest()[:16]})"
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Those of all runs by number."""
+        return {name: part.selection for name, part in self._parts.items()}
+
     def batches(self, use: Use, shuffle: bool) -> tuple[Dataset[dict[str, Any]], EpochSampler]:
         """Return (batches of a split, the order of its samples)."""
         if shuffle and self._reading == "sequential":

@@ -10,6 +10,8 @@ from datamodules.errors import RunError
 from datamodules.run.opening import differences
 from datamodules.training.sampler import EpochSampler
 
+_LONGEST = 200  # characters of one difference in a message: a whole run may be missing
+
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """A DataLoader that continues an epoch where a checkpoint was saved, on any number of ranks and workers.
@@ -20,7 +22,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     Args:
         batches: the samples.
         sampler: their order.
-        data: what the samples are, JSON-able. Must equal that of the checkpoint.
+        data: what the samples are, JSON-able. Must equal that of the checkpoint, see `require_same`.
         trainer: counts the steps; None: a batch is complete when it has been taken.
         options: of `DataLoader`.
     """
@@ -115,13 +117,16 @@ def require_same(saved: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Check that a checkpoint was saved by a training on the same data.
 
     Args:
-        saved: what the checkpoint says of its data.
+        saved: what the checkpoint says of its data. Its `selection` says how the samples were selected, which may
+            change as long as the samples are the same.
         data: the same of the data at hand.
 
     Raises:
         RunError: they differ. The message names all differences.
     """
-    if different := differences(saved, data):
+    compared = (saved.keys() | data.keys()) - {"selection"}
+    if any(saved.get(name) != data.get(name) for name in compared):
+        different = [text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for text in differences(saved, data)]
         raise RunError(
             "the checkpoint was saved by a training on other data. Give the same run, split, exclude=…, where=… "
             f"and seed, or load only its weights. It differs in: {'; '.join(different)}"

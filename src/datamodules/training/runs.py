@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,17 @@ def _check_join(on: str, join: str, is_joined: bool, reading: str) -> None:
         )
 
 
-def _check_weights(weights: Sequence[float] | None, num_runs: int, is_mixed: bool) -> None:
-    """Raise ConfigError unless `weights` are None, or one positive number for each run of a list."""
+def _check_weights(weights: Any, num_runs: int, is_mixed: bool) -> None:
+    """Raise ConfigError unless `weights` are None, or a sequence of one positive number for each run of a list."""
     if weights is None:
         return
     if not is_mixed:
         raise ConfigError("weights have no effect without a list of runs in shards. Leave them out")
+    is_numbers = isinstance(weights, Sequence) and all(isinstance(weight, Real) for weight in weights)
+    if not is_numbers:
+        raise ConfigError(
+            f"weights = {weights!r:.200} is not a list of numbers. Give one for each run in shards, in order"
+        )
     if len(weights) != num_runs:
         raise ConfigError(f"weights has {len(weights)} numbers, but shards has {num_runs} runs. Give one for each")
     if not all(0 < weight < math.inf for weight in weights):

@@ -79,6 +79,11 @@ class TrainingSplits(ABC):
     def identity(self, use: Use) -> str:
         """Return the number of samples of a split, and a digest of what and where they are, in one line."""
 
+    @property
+    @abstractmethod
+    def selection(self) -> dict[str, Any]:
+        """How samples of the runs are selected, for messages; JSON-able."""
+
     @abstractmethod
     def batches(self, use: Use, shuffle: bool) -> tuple[Dataset[dict[str, Any]], EpochSampler]:
         """Return (batches of a split, the order of its samples)."""
@@ -132,7 +137,7 @@ class TrainingSplits(ABC):
         return ResumableLoader(
             batches,
             sampler,
-            {"samples": self.identity(use), "order": order},
+            {"samples": self.identity(use), "selection": self.selection, "order": order},
             trainer,
             num_workers=self._num_workers,
             multiprocessing_context=fork_server([SampleBatches.__module__]) if has_workers else None,
@@ -209,6 +214,11 @@ class RunSplits(TrainingSplits):
         digest.update(committed.digest())
         return f"{len(committed):,} (digest {digest.hexdigest()[:16]})"
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The condition and the number of excluded keys."""
+        return {"where": self._where.text if self._where else None, "exclude": len(self._excluded)}
+
     def batches(self, use: Use, shuffle: bool) -> tuple[Dataset[dict[str, Any]], EpochSampler]:
         """Return (batches of a split, the order of its samples); those of a bucket are read ahead."""
         if shuffle and self._reading == "sequential":
@@ -254,8 +264,10 @@ class RunSplits(TrainingSplits):
                     *(self._where.text, f"{committed.num_undecided:,}", split, self.run.store),
                 )
             if not len(committed):
+                wrong = f"the condition {self._where.text!r:.200}" if self._where else "the list of keys"
                 raise RunError(
-                    f"{self.run.store} has no samples of split {split!r} but those that exclude=… or where=… leaves out"
+                    f"{self.run.store} has no samples of split {split!r} but those that exclude=… or where=… leaves "
+                    f"out. Correct {wrong}"
                 )
             self._opened[split] = committed
             self.run.store.wait_longer()  # workers get the store as it is now

@@ -102,6 +102,8 @@ def test_a_run_without_validation_split_has_no_part_in_it(shards: list[Path]) ->
         ([1, 2, 3], r"weights has 3 numbers, but shards has 2 runs\. Give one for each"),
         ([1, 0], r"weights = \[1, 0\] must be above 0"),
         ([1, float("nan")], "must be above 0"),
+        ({"a": 1, "c": 2}, r"weights = {'a': 1, 'c': 2} is not a list of numbers\. Give one for each run in shards"),
+        (0.3, r"weights = 0\.3 is not a list of numbers"),
     ],
 )
 def test_weights_that_do_not_fit_the_runs_are_refused(shards: list[Path], weights: Any, message: str) -> None:

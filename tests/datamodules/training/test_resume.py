@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoints import KeypointSamples
+from datamodules.training.resume import require_same
 from support.keypoint_runs import MadeItems, make_run
 from support.runs import wait_for
 
@@ -312,7 +313,11 @@ def checkpoint(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("options", "difference"),
     [
         ({"train_split": "dev"}, r"split: 'train' there, 'dev' here$"),
-        ({"exclude": ["train/v1"]}, r"samples: '23 \(digest .*\)' there, '22 \(digest .*\)' here$"),
+        (
+            {"exclude": ["train/v1"]},
+            r"samples: '23 \(.*\)' there, '22 \(.*\)' here; selection\.exclude: 0 there, 1 here$",
+        ),
+        ({"where": "num_frames > 1"}, r"; selection\.where: None there, 'num_frames > 1' here$"),
         ({"seed": 5}, r"order\.seed: 0 there, 5 here$"),
     ],
 )
@@ -332,6 +337,25 @@ def test_a_checkpoint_of_another_run_is_refused_but_tests_on_it(tmp_path: Path, 
     with pytest.raises(RunError, match=r"run\.extractor\.init_args\.layout: 143 there, 75 here"):
         fit(data_of(tmp_path), checkpoint)
     Trainer(accelerator="cpu", **_QUIET).test(Testing(), datamodule=data_of(tmp_path), ckpt_path=checkpoint)
+
+
+def test_a_checkpoint_of_other_runs_is_refused(shards: Path, several: dict[str, Any]) -> None:
+    """The message stays short, even if a whole run is missing."""
+
+    def refusal(options: dict[str, Any], other: dict[str, Any]) -> str:
+        data, stored = data_of(**options), data_of(**other)._training().source("train")  # as Lightning stores it
+        with pytest.raises(RunError) as refused:
+            require_same(stored, data._training().source("train"))
+        return str(refused.value)
+
+    inner, weighted = several["inner"], several["weighted"]
+    swapped = {"shards": dict(reversed(inner["shards"].items()))}
+    assert refusal(inner, swapped).endswith("in: order: ['b', 'a'] there, ['a', 'b'] here")
+    assert refusal(inner, several["outer"]).endswith("in: join: 'outer' there, 'inner' here")
+    assert refusal(weighted, {**weighted, "weights": [1, 2]}).endswith("in: weights: [1, 2] there, [1, 3] here")
+    message = refusal({"shards": shards}, inner)
+    assert "; runs: {'a': {" in message
+    assert len(message) < 1500
 
 
 def test_a_list_of_keys_of_other_splits_is_no_other_data(shards: Path, checkpoint: Path) -> None:

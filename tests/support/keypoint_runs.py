@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.corpus import Corpus, Item
+from datamodules.run.extension import extend
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
@@ -77,6 +78,17 @@ def make_run(
             for row, item in enumerate(opened.items):
                 result, members = _outcome(row, item, layout, failed)
                 rank.add(opened.shard.number, result, members)
+    return run
+
+
+def extend_made(folder: Path, corpus: MadeItems) -> Run:
+    """A run that is extended by the items of `corpus` that it does not have, which are then made."""
+    size = ShardSize(max_items=2, min_shards=1)
+    run = extend(Run(folder), corpus, Run(folder).plan.fingerprint, size, time.time())
+    with Rank(run) as rank:
+        while (opened := rank.lease()) is not None:
+            for row, item in enumerate(opened.items):
+                rank.add(opened.shard.number, *_outcome(row, item, 143, ()))
     return run
 
 

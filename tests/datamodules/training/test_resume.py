@@ -19,7 +19,7 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoints import KeypointSamples
 from datamodules.training.resume import require_same
-from support.keypoint_runs import MadeItems, make_run
+from support.keypoint_runs import MadeItems, extend_made, make_run
 from support.runs import wait_for
 
 pytestmark = pytest.mark.filterwarnings(
@@ -360,6 +360,16 @@ def test_a_checkpoint_of_other_runs_is_refused(shards: Path, several: dict[str, 
 
 def test_a_list_of_keys_of_other_splits_is_no_other_data(shards: Path, checkpoint: Path) -> None:
     assert len(fit(data_of(shards, exclude=["dev/v0"]), checkpoint, max_epochs=1)) == 4
+
+
+def test_new_items_of_a_run_that_was_extended_come_in_the_next_epoch(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", MadeItems({"train": 4}))
+    fit(data_of(tmp_path / "run", batch_size=2), callbacks=[Saving(tmp_path)], max_epochs=1)
+    extend_made(tmp_path / "run", MadeItems({"train": 7}))
+    rest = fit(data_of(tmp_path / "run"), tmp_path / "02-epoch.ckpt", max_epochs=2)
+    assert sorted(in_order(rest)) == [f"train/v{number}" for number in range(7)]
+    with pytest.raises(RunError, match=r"samples: '4 \(digest .*\)' there, '7 \(digest .*\)' here$"):
+        fit(data_of(tmp_path / "run"), tmp_path / "01-batch.ckpt", max_epochs=2)
 
 
 def test_a_run_that_was_copied_is_no_other_data(shards: Path, checkpoint: Path, tmp_path: Path) -> None:

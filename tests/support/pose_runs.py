@@ -14,7 +14,8 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.pose import PoseSample, PoseSamples
-from datamodules.samples.skeleton import as_png, pose_map
+from datamodules.samples.skeleton import COCO_17, as_png, pose_map
+from datamodules.samples.wholebody import PARTS, POINTS
 from preprocess.pose.limbs import PAFS
 from support.image_files import image_bytes
 from support.runs import Listed
@@ -30,6 +31,8 @@ _STANDING = np.array(
     ]
 )  # fmt: skip
 
+_FINGER_ANGLES = np.radians([-60, -25, 0, 20, 40])  # of the thumb and the fingers, from straight down
+
 
 def standing(x: float, y: float, height: float, turn: float = 0.0) -> NDArray[np.float32]:
     """float32 [18, 3]: one whose head's top is at (x, y), so many px high, leaning by `turn` radians."""
@@ -39,7 +42,26 @@ def standing(x: float, y: float, height: float, turn: float = 0.0) -> NDArray[np
     return person
 
 
-def made_pose(item: Item, num_people: int = 1, store_images: bool = True, **meta: Any) -> PoseSample:
+def standing_wholebody(x: float, y: float, height: float, turn: float = 0.0) -> NDArray[np.float32]:
+    """float32 [133, 3]: the person that `standing` returns, with feet, an oval face and spread hands."""
+    joints = standing(x, y, height, turn)
+    person = np.ones((len(POINTS), 3), np.float32)
+    person[PARTS["body"]] = joints[list(COCO_17)]
+    ankles = joints[[13, 10], None, :2]
+    feet = ankles + np.array([(0.02, 0.04), (0.04, 0.035), (-0.02, 0.03)]) * height * [[[1, 1]], [[-1, 1]]]
+    person[PARTS["foot"], :2] = feet.reshape(-1, 2)
+    around = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    person[PARTS["face"], :2] = joints[0, :2] + np.stack([np.cos(around), 1.4 * np.sin(around)], 1) * 0.05 * height
+    for part, wrist, side in (("lefthand", 7, -1), ("righthand", 4, 1)):
+        lengths = np.arange(1, 5)[None, :, None] * 0.025 * height
+        fingers = np.stack([side * np.sin(_FINGER_ANGLES), np.cos(_FINGER_ANGLES)], 1)[:, None] * lengths
+        person[PARTS[part], :2] = joints[wrist, :2] + np.concatenate([np.zeros((1, 2)), fingers.reshape(-1, 2)])
+    return person
+
+
+def made_pose(
+    item: Item, num_people: int = 1, store_images: bool = True, wholebody: bool = False, **meta: Any
+) -> PoseSample:
     """A pose sample of an image of 96x64 px, processed as one of 64x64, with `num_people` who stand."""
     people = np.array([standing(16 + 20 * number, 2, 58) for number in range(num_people)], np.float32)
     people = people.reshape(num_people, 18, 3)
@@ -49,9 +71,14 @@ def made_pose(item: Item, num_people: int = 1, store_images: bool = True, **meta
         "original_width": 96, "original_height": 64, "resize": "square", "backend": "made",
     }  # fmt: skip
     ending = item.meta["image"].rpartition(".")[2].lower()
-    stored = (image_bytes(100, ending, (96, 64)), ending) if store_images else (None, None)
+    image, image_ending = (image_bytes(100, ending, (96, 64)), ending) if store_images else (None, None)
     scores = np.linspace(0.9, 0.5, num_people, dtype=np.float32)
-    return PoseSample(item.key, people, scores, {**about, **meta}, as_png(pose_map(people, (64, 64))), *stored)
+    points = None
+    if wholebody:
+        points = np.array([standing_wholebody(16 + 20 * number, 2, 58) for number in range(num_people)], np.float32)
+        points = points.reshape(num_people, len(POINTS), 3)
+    drawn = as_png(pose_map(people, (64, 64), points))
+    return PoseSample(item.key, people, scores, {**about, **meta}, drawn, image, image_ending, points)
 
 
 def make_pose_run(

@@ -49,7 +49,7 @@ def test_commands_and_configurations_are_completed(script: Path) -> None:
         (("estimate", "tracking", "--trainer.accelerator", "g"), ["gpu"]),
         (("check", "--f"), ["--full"]),
         (("retry", "O", "--k"), ["--keys"]),
-        (("export", "O", "--format", "coco"), ["coco-keypoints", "coco-video"]),
+        (("export", "O", "--format", "coco"), ["coco-keypoints", "coco-video", "coco-wholebody"]),
         (("sbatch", "--n"), ["--nodes"]),
     ],
 )

@@ -17,9 +17,9 @@ CORPUS = MadeItems({"train": 2, "dev": 1})
 
 def test_an_unknown_format_fails_and_lists_the_known(tmp_path: Path) -> None:
     known = [
-        "captions-json", "clip4mc", "coco-keypoints", "coco-video", "controlnet", "grounded-sam2", "imagefolder",
-        "jsonl", "llava", "mot", "mots", "openpose-json", "openpose-txt", "parquet", "phoenix-npz", "phoenix-pickle",
-        "pose-format", "tracks-jsonl", "yolo-pose",
+        "captions-json", "clip4mc", "coco-keypoints", "coco-video", "coco-wholebody", "controlnet", "grounded-sam2",
+        "imagefolder", "jsonl", "llava", "mot", "mots", "openpose-json", "openpose-txt", "parquet", "phoenix-npz",
+        "phoenix-pickle", "pose-format", "tracks-jsonl", "yolo-pose",
     ]  # fmt: skip
     assert format_names() == known
     with pytest.raises(ConfigError, match=rf"--format csv: .*choose from {', '.join(known)}$"):

@@ -62,7 +62,7 @@ def test_the_lines_run(lines: str, folder: Path, tmp_path: Path, monkeypatch: py
         .replace(">= 16", ">= 2")
     )
     kinds = (FramesDataModule, KeypointSamples, CaptionSamples, ClipSamples, Trainer, ModelCheckpoint)
-    names = {kind.__name__: kind for kind in kinds}
+    names: dict[str, Any] = {kind.__name__: kind for kind in kinds}
     names |= {"__name__": "__main__", "model": OneWeight(), "data": None}
     if "data = " not in lines:
         names["data"] = FramesDataModule(shards="keypoints", samples=KeypointSamples(), num_workers=0)

@@ -47,7 +47,7 @@ def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple
     rows = []
     with open(path, "xb") as raw:
         hashed = _HashingFile(raw)
-        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
+        with tarfile.TarFile(fileobj=hashed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
             for row, key in enumerate(keys):
                 result = spool.results[row]
                 start = tar.offset

@@ -27,6 +27,7 @@ from datamodules.samples import SampleKind
 from datamodules.training.resume import ResumableLoader, require_same
 from datamodules.training.runs import Shards, open_runs, splits_of
 from datamodules.training.splits import Reading, TrainingSplits
+from datamodules.training.workers import start_server
 
 _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
@@ -249,6 +250,8 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(
                 f"shuffle_buffer = {self.shuffle_buffer} must be 1 or more, and needs reading='sequential'"
             )
+        if self.num_workers:
+            start_server(self.samples)  # imports torch while this process reads the tables
         runs = open_runs(self.shards)
         if self._excluded is None:
             self._excluded = planned_keys(self.exclude or (), *runs.values())

@@ -2,71 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.parallel_reads import read_each
 from datamodules.run.typed_json import load
-from datamodules.training.batches import SampleBatches
+from datamodules.training.batches import JoinedBatches, JoinedSamples
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler
 from datamodules.training.splits import RunSplits, TrainingSplits, Use
 
 RESERVED_NAMES = ("key", "present")  # of a batch
-
-
-class JoinedSamples:
-    """Which samples of several runs belong together.
-
-    Attributes:
-        keys: pyarrow ChunkedArray of strings [N]: what the samples of each row have in common.
-        rows: int64 [N, number of runs], indices of samples; -1: the run has none.
-    """
-
-    def __init__(self, keys: Any, rows: NDArray[np.int64]) -> None:
-        self.keys, self.rows = keys, rows
-
-    def digest(self) -> bytes:
-        """Return a digest of which samples belong together."""
-        return hashlib.sha256(self.rows.tobytes()).digest()
-
-
-class JoinedBatches(Dataset[dict[str, Any]]):
-    """Dataset that returns a batch of joined samples for an element of `ReadAheadSampler`.
-
-    A batch has `key`, a list of B, and by name of the run its collated batch. In an outer join, `present` has a bool
-    tensor [B] by name of the run, and the batch of a run has the samples that are present, in order; None without any.
-
-    Args:
-        parts: the batches of each run, by name.
-        joined: which samples belong together.
-        outer: whether some may be missing.
-    """
-
-    def __init__(self, parts: Mapping[str, SampleBatches], joined: JoinedSamples, outer: bool) -> None:
-        self._parts, self._joined, self._outer = dict(parts), joined, outer
-
-    def __len__(self) -> int:
-        """Return the number of joined samples, not of batches."""
-        return len(self._joined.rows)
-
-    def __getitem__(self, batches: Sequence[Sequence[int]]) -> dict[str, Any]:
-        rows, following = (self._joined.rows[list(indices)] for indices in batches)
-        batch: dict[str, Any] = {"key": self._joined.keys.take(list(batches[0])).to_pylist()}
-        if self._outer:
-            batch["present"] = {name: torch.from_numpy(rows[:, column] >= 0) for column, name in enumerate(self._parts)}
-        for column, (name, part) in enumerate(self._parts.items()):
-            indices, next_indices = (own[own >= 0].tolist() for own in (rows[:, column], following[:, column]))
-            batch[name] = part.collate(part.read(indices, next_indices)) if indices else None
-        return batch
 
 
 class JoinedSplits(TrainingSplits):

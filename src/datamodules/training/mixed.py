@@ -12,41 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.errors import RunError
-from datamodules.training.batches import SampleBatches
+from datamodules.training.batches import MixedBatches
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler, continued_passes
 from datamodules.training.splits import RunSplits, TrainingSplits, Use
-
-
-class MixedBatches(Dataset[dict[str, Any]]):
-    """Dataset that returns a batch of samples of several runs for an element of `ReadAheadSampler`.
-
-    Args:
-        parts: the batches of each run. Their samples have consecutive indices.
-
-    Attributes:
-        ends: int64 [number of runs], the number of samples of each run and those before it.
-    """
-
-    def __init__(self, parts: Sequence[SampleBatches]) -> None:
-        self._parts = parts
-        self.ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        """Return the number of samples, not of batches."""
-        return int(self.ends[-1])
-
-    def __getitem__(self, batches: Sequence[Sequence[int]]) -> dict[str, Any]:
-        indices, following = (np.asarray(batch, np.int64) for batch in batches)
-        owners, next_owners = (np.searchsorted(self.ends, batch, side="right") for batch in (indices, following))
-        samples: list[Any] = [None] * len(indices)
-        for number, part in enumerate(self._parts):
-            start = self.ends[number] - len(part)
-            places = np.flatnonzero(owners == number)
-            own, next_own = indices[places] - start, following[next_owners == number] - start
-            if len(own):
-                for place, sample in zip(places, part.read(own.tolist(), next_own.tolist()), strict=True):
-                    samples[place] = sample
-        return self._parts[0].collate(samples)
 
 
 class WeightedSampler(ReadAheadSampler):

@@ -22,7 +22,8 @@ from datamodules.training.batches import RemoteSampleBatches, SampleBatches
 from datamodules.training.resume import ResumableLoader
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler
 from datamodules.training.sequential import SequentialBatches, SequentialSampler
-from datamodules.worker_process import begin_worker, fork_server
+from datamodules.training.workers import context_of
+from datamodules.worker_process import begin_worker
 
 Reading = Literal["random", "sequential"]
 Use = Literal["train", "val", "test"]
@@ -140,7 +141,7 @@ class TrainingSplits(ABC):
             {"samples": self.identity(use), "selection": self.selection, "order": order},
             trainer,
             num_workers=self._num_workers,
-            multiprocessing_context=fork_server([SampleBatches.__module__]) if has_workers else None,
+            multiprocessing_context=context_of(batches) if has_workers else None,
             worker_init_fn=begin_worker if has_workers else None,
             persistent_workers=has_workers,
             pin_memory=self._pin_memory,

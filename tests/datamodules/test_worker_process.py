@@ -1,5 +1,9 @@
+import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
+
+from datamodules.worker_process import begin_worker, fork_server
 
 PROGRAM = """
 import os, signal
@@ -31,3 +35,24 @@ def test_a_worker_leaves_what_the_server_imported_to_no_garbage_collection() -> 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True 0\n", "")
+
+
+def work(started: Connection) -> None:
+    """Begin a worker, and wait until a signal ends it."""
+    begin_worker(0)
+    started.send(None)
+    signal.pause()
+
+
+def test_only_its_rank_ends_a_worker_by_sigterm() -> None:
+    context = fork_server(["datamodules.worker_process"])
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=work, args=(theirs,), daemon=True)
+    worker.start()
+    ours.recv()
+    subprocess.run(["kill", str(worker.pid)], check=True)
+    worker.join(0.2)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 1

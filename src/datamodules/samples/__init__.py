@@ -56,7 +56,7 @@ class SampleKind(ABC, Generic[Sample]):
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return a training batch of `samples`."""
+        """Return a training batch of `samples`: tensors, or arrays that become tensors, and lists of other values."""
 
     def for_evaluation(self) -> "SampleKind[Sample]":
         """Return the kind that makes the batches of validation and test: without random changes."""

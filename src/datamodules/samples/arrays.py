@@ -78,7 +78,9 @@ def read_header(content: Content) -> Header:
     return Header(shape, dtype, "F" if is_fortran else "C", start)
 
 
-@lru_cache  # NumPy parses a header as Python's source code, which takes longer than to copy the values of a small array
+# NumPy parses a header as Python's source code, which takes longer than to copy the values of a small array. There is
+# one header for each array of a kind and number of frames.
+@lru_cache(maxsize=4096)
 def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
     """Return (shape, whether the order is Fortran's, type) of the header of an `.npy` file.
 

@@ -150,3 +150,17 @@ class JoinedBatches(Dataset[dict[str, Any]]):
             indices, next_indices = (own[own >= 0].tolist() for own in (rows[:, column], following[:, column]))
             batch[name] = part.collate(part.read(indices, next_indices)) if indices else None
         return batch
+
+
+def with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch whose arrays, and those of batches in it, are tensors.
+
+    DataLoader's own conversion visits every element of every sample's fields, such as the names of all its frames.
+    """
+    return {name: _with_tensors(value) for name, value in batch.items()}
+
+
+def _with_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return with_tensors(value) if isinstance(value, dict) else value

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import RunError
 from datamodules.run.opening import differences
+from datamodules.training.batches import with_tensors
 from datamodules.training.sampler import EpochSampler
 
 _LONGEST = 200  # characters of one difference in a message: a whole run may be missing
@@ -35,7 +36,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         trainer: Trainer | None,
         **options: Any,
     ) -> None:
-        super().__init__(batches, batch_size=None, sampler=sampler, **options)  # the sampler yields whole batches
+        # the sampler yields whole batches
+        super().__init__(batches, batch_size=None, sampler=sampler, collate_fn=with_tensors, **options)
         self._order, self._data, self._trainer = sampler, dict(data), trainer
         self._num_taken = 0  # in the epoch `_taken_epoch`, since its start or since a resume
         self._taken_epoch: int | None = None

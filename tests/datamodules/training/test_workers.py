@@ -7,10 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from datamodules.samples.keypoints import KeypointSamples
+from datamodules.training.batches import with_tensors
 from datamodules.training.workers import context_of, start_server
 
 
@@ -62,3 +65,13 @@ def test_batches_of_any_reading_need_no_lightning() -> None:
     code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules, 'lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True False\n"
+
+
+def test_arrays_in_batches_become_tensors_and_other_values_stay() -> None:
+    meta = [{"frames": ["a.png"], "values": np.zeros(2)}]
+    joined = {"ids": np.arange(2), "none": None}
+    batch = with_tensors({"keypoints": np.ones((2, 3), np.float32), "run": joined, "meta": meta})
+    assert torch.equal(batch["keypoints"], torch.ones(2, 3))
+    assert torch.equal(batch["run"]["ids"], torch.arange(2))
+    assert batch["run"]["none"] is None
+    assert batch["meta"] is meta

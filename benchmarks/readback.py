@@ -47,7 +47,8 @@ def main() -> None:
             source = Source(Path(scratch, "run"), Path(scratch, "chunks"), kind, options.batch_size, options.workers)
             num_samples = options.samples or KINDS[kind].num_samples
             make_run(source.run, Sentences(num_samples, options.frames), KINDS[kind], KINDS[kind].per_shard)
-            make_chunks(source.run, kind, source.chunks)
+            # in a process of its own, because litData makes `spawn` the start method of all that come later
+            in_fresh_process(make_chunks, source.run, kind, source.chunks)
             _print(kind, *_measure(source, num_samples, options.contenders, options.epochs))
 
 

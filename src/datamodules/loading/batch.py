@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from typing_extensions import NotRequired
 
 from datamodules.corpus import Item
@@ -186,6 +186,8 @@ def by_size(window: Batch, max_images: int, batching: Batching) -> Iterable[Batc
 def _stack(frames: Sequence[Tensor]) -> Tensor:
     """Return uint8 [B, 3, H, W] in the memory layout of the frames, which decoders give as [H, W, 3].
 
-    Copying whole frames is fast; transposing 2 MB to [3, H, W] would take more than 1 ms.
+    Copying whole frames is fast; transposing 2 MB to [3, H, W] would take more than 1 ms. In a worker,
+    `default_collate` copies them into the memory that it shares with the rank.
     """
-    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
+    stacked: Tensor = default_collate([frame.permute(1, 2, 0) for frame in frames])
+    return stacked.permute(0, 3, 1, 2)

@@ -1,11 +1,12 @@
-"""Time of a run on 1, 2 and 4 ranks, also with one of 4 ten times slower; and claims of 1,000 ranks on one folder.
+"""Time of a run on 1, 2 and 4 ranks, also with a slow rank or a long item; and claims of 1,000 ranks on one folder.
 
     python benchmarks/scaling.py
 
 **Finishing.** A rank is a process with a real `Rank` and a real `FrameLoader`, which reads small PNGs. It sleeps for
 every frame instead of running a model, so that ranks do not compete for the cores of one machine. The ideal time is the
 number of items over the summed speed of the ranks, where the speed of a fast rank is what it reached alone. Time counts
-from when all ranks are ready to the last commit.
+from when all ranks are ready to the last commit. The long item is the last of the corpus and has 100 times as
+many frames as the others, for which it counts 100 times in the ideal.
 
 **Claiming.** 1,000 ranks in a few processes lease the shards of one folder until all are leased, and compute nothing:
 far more claims per second than real ranks make. They begin at different shards, as ranks of one launch do
@@ -40,20 +41,24 @@ from measuring import print_machine, print_table, print_verdict
 
 _SLICE_FRAMES = 8
 _SLOWNESS = {"1 rank": (1,), "2 ranks": (1, 1), "4 ranks": (1, 1, 1, 1), "4 ranks, one 10 x slower": (1, 1, 1, 10)}
-_MOST_TO_IDEAL = 1.15
+_LONG = "4 ranks, one item 100 x longer"
+_TIMES_LONGER = 100
+_MOST_TO_IDEAL, _MOST_TO_IDEAL_LONG = 1.15, 1.1
 _BEGINNINGS = {"begin apart": True, "begin together": False}
 
 
 class Repeated(Corpus):
-    """`num_items` items, all with the same folder of frames."""
+    """`num_items` items, all with the same folder of frames, and one that has them `times_longer` times."""
 
-    def __init__(self, root: str, frames: tuple[str, ...], num_items: int) -> None:
-        self.root, self.frames, self.num_items = root, frames, num_items
+    def __init__(self, root: str, frames: tuple[str, ...], num_items: int, times_longer: int = 0) -> None:
+        self.root, self.frames, self.num_items, self.times_longer = root, frames, num_items, times_longer
 
     def items(self) -> Iterator[Item]:
         """Yield the items."""
         for number in range(self.num_items):
             yield Item(f"train/{number}", "train", ".", self.frames, cost=1)
+        if self.times_longer:
+            yield Item("train/long", "train", ".", self.frames * self.times_longer, cost=self.times_longer)
 
 
 class Claims(NamedTuple):
@@ -101,10 +106,15 @@ def _finishing(scratch: Path, options: argparse.Namespace) -> None:
         ideal = options.items / sum(1 / (item_seconds + seconds) for seconds in more)
         ratios.append(taken / ideal)
         rows.append((name, f"{ideal:.1f}", f"{taken:.1f}", f"{ratios[-1]:.3f}", _shares(Run(scratch / name))))
+    unequal = Repeated(corpus.root, corpus.frames, options.items, _TIMES_LONGER)
+    taken = _finish(scratch / _LONG, unequal, [options.seconds_per_frame] * 4)
+    ideal = item_seconds * max(_TIMES_LONGER, (options.items + _TIMES_LONGER) / 4)
+    rows.append((_LONG, f"{ideal:.1f}", f"{taken:.1f}", f"{taken / ideal:.3f}", _shares(Run(scratch / _LONG))))
     print_table(("", "ideal s", "taken s", "ratio", "items of each rank"), rows)
     share = options.frames * options.seconds_per_frame / item_seconds
     print(f"one rank alone sleeps {share:.0%} of its time; the rest is reading and committing")
     print_verdict(f"≤ {_MOST_TO_IDEAL} x the ideal", f"{max(ratios):.3f} x at most", max(ratios) <= _MOST_TO_IDEAL)
+    print_verdict(f"≤ {_MOST_TO_IDEAL_LONG} x, {_LONG}", f"{taken / ideal:.3f} x", taken / ideal <= _MOST_TO_IDEAL_LONG)
 
 
 def make_frames(folder: Path, count: int) -> tuple[str, ...]:

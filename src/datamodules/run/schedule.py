@@ -1,7 +1,8 @@
 """The schedule of a rank: which shard it claims next.
 
-A rank claims unclaimed shards as long as there are any. After that it helps the others, so that no rank waits for the
-slowest or for a dead one:
+A rank claims unclaimed shards as long as there are any, those with by far the most input first: a long video that was
+begun last would keep one rank busy when all others are done. After that it helps the others, so that no rank waits for
+the slowest or for a dead one:
 
 - Take-over: a shard whose holders are all dead is claimed anew. Its spools hold what they had finished, so only the
   items that were in flight are done again.
@@ -19,6 +20,7 @@ from datamodules.run.folder import Run
 from datamodules.run.leases import Claim, Leases
 from datamodules.run.plan import Shard
 
+_COSTLY = 2  # times the mean cost of a shard: those above come first
 _BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: their speed is not known yet
 _MAX_READS = 8  # claims, and activities, that a rank reads at once: idle ranks look again every few seconds
 _UNKNOWN_SECONDS = 30.0  # assumed for a shard by a rank that has committed none yet
@@ -34,13 +36,15 @@ class Schedule:
         position: where in the plan to begin, 0 to 1. Ranks that begin far apart rarely try to claim the same shard.
 
     Attributes:
-        shards: the shards that this rank may claim.
+        shards: the shards that this rank may claim: costly ones by falling cost, then the others in the plan's order.
         seconds_per_row: of each shard that this rank has finished.
     """
 
     def __init__(self, run: Run, leases: Leases, only: tuple[int, int] | None, position: float) -> None:
         self._run, self._leases, self._position = run, leases, position
-        self.shards = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
+        shards = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
+        self._costly = _COSTLY * sum(s.cost for s in shards) / max(1, len(shards))
+        self.shards = sorted(shards, key=lambda shard: -shard.cost if shard.cost > self._costly else 0)
         self.seconds_per_row: list[float] = []
         self._committed: set[str] = set()  # names of the shards that had a record when they were last listed
         self._todo: list[Shard] = []  # of `shards`, those without a record and a claim when they were last listed
@@ -52,7 +56,7 @@ class Schedule:
             OSError: the output folder cannot be read.
         """
         self._list_todo()
-        self._rotate(int(self._position * len(self._todo)))
+        self._begin_at(self._position)
 
     def claims(self, open_shards: Collection[int]) -> Iterator[Shard]:
         """Claim shards and yield them: unclaimed ones, then one of a dead rank, or else of a slow one as a backup.
@@ -78,8 +82,7 @@ class Schedule:
                 yield shard
             # another rank has claimed it, or committed it since it was listed
             self._list_todo(tried)
-            if self._todo:  # that rank goes on from there: go on at a random position
-                self._rotate(self._leases.random.randrange(len(self._todo)))
+            self._begin_at(self._leases.random.random())  # that rank goes on from there: go on elsewhere
 
     def _claim_from_others(self, open_shards: Collection[int]) -> Iterator[Shard]:
         claims = self._leases.list_claims(_MAX_READS)
@@ -137,6 +140,9 @@ class Schedule:
         self._todo = [s for s in self.shards if s.name not in self._committed and s.name not in claimed]
         return bool(self._todo)
 
-    def _rotate(self, start: int) -> None:
-        """Let `_todo` begin with the shard at index `start`."""
-        self._todo = self._todo[start:] + self._todo[:start]
+    def _begin_at(self, position: float) -> None:
+        """Let the costly shards in `_todo`, and those behind them, begin at `position`, 0 to 1, of their number."""
+        num_costly = sum(shard.cost > self._costly for shard in self._todo)
+        parts = self._todo[:num_costly], self._todo[num_costly:]
+        starts = [int(position * len(part)) for part in parts]
+        self._todo = [shard for part, start in zip(parts, starts, strict=True) for shard in part[start:] + part[:start]]

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,14 @@ def test_no_shard_is_leased_twice_while_others_wait(tmp_path: Path) -> None:
         assert one.lease() is None
         assert other.lease() is None
         assert not one.finished()
+
+
+def test_costly_shards_come_first_wherever_a_rank_begins(tmp_path: Path) -> None:
+    items = [replace(item, cost={7: 50, 13: 90}.get(number, 1)) for number, item in enumerate(some_items(20))]
+    run = make_run(tmp_path, items, per_shard=1)
+    with Rank(run) as one, Rank(run, position=0.5) as other:
+        assert [lease(rank).shard.index for rank in (one, other)] == [13, 7]
+        assert {lease(rank).shard.index for rank in (one, other) for _ in range(9)} == {*range(20)} - {13, 7}
 
 
 def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
-from datamodules.loading.batch import Batch
 from datamodules.loading.fetching import Fetching
 from datamodules.loading.loader import FrameLoader
-from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
+from datamodules.loading.prefetch import CopyStream, Loader, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.run.keys import planned_keys
@@ -163,8 +162,8 @@ class FramesDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:  # else it may test on another run
             require_same(state_dict, self._source)
 
-    def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
-        """Return the batches of the shards that `rank` leases. For a GPU, frames are copied to it ahead of use.
+    def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Loader:
+        """Return the loader of the shards that `rank` leases. For a GPU, frames are copied to it ahead of use.
 
         Args:
             rank: leases shards for this process.

@@ -8,7 +8,7 @@ environment works (`pending_failures.py`).
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -78,12 +78,36 @@ class FrameLoader:
         self._beat_seconds = rank.run.store.beat_seconds  # also of the checks whether others have committed its shards
         self._idle_seconds = self._beat_seconds / 4
         self._lease_interval = self._idle_seconds
+        self._started: Generator[Batch, None, None] | None = None  # by `start`: its next batch is the first one
+
+    def start(self) -> None:
+        """Start the workers and hand out the first tickets, so that they read while this process loads its models."""
+        self._started = self._run()
+        next(self._started)
+
+    def close(self) -> None:
+        """End the workers that `start` has started, if no iteration has begun."""
+        if self._started:
+            self._started.close()
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._started is None:
+            self.start()
+        assert self._started is not None
+        batches, self._started = self._started, None
+        yield from batches
+
+    def _run(self) -> Generator[Batch, None, None]:
+        """Yield an idle batch when the workers have their first tickets, and then the batches."""
         keep_freed_memory()
+        is_started = False
         while True:
             with self._workers() as workers:
                 try:
+                    if not is_started:
+                        self._hand_out()
+                        is_started = True
+                        yield idle_batch()
                     yield from self._batches(workers)
                     return
                 except WorkerDied:

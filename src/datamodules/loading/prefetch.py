@@ -6,7 +6,7 @@ and results are the same as without prefetching. The frames also stay in the hos
 large for the GPU is split and copied again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,18 +25,38 @@ class DeviceCopy(Protocol):
         ...
 
 
+class Loader(Protocol):
+    """Loads batches, and may start before it is iterated; see `datamodules.loading.loader.FrameLoader`."""
+
+    def start(self) -> None:
+        """Start the workers."""
+        ...
+
+    def close(self) -> None:
+        """End the workers if no iteration has begun."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 class PrefetchedBatches:
     """Batches whose frames are on their way to the device (`Batch.device_copy`).
 
     Args:
-        batches: from the workers.
+        batches: loads the batches.
         start_copy: starts to copy frames; returns None where a copy would not help.
     """
 
-    def __init__(
-        self, batches: Iterable[Batch], start_copy: Callable[[Tensor | list[Tensor]], DeviceCopy | None]
-    ) -> None:
+    def __init__(self, batches: Loader, start_copy: Callable[[Tensor | list[Tensor]], DeviceCopy | None]) -> None:
         self._batches, self._start_copy = batches, start_copy
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._batches.start()
+
+    def close(self) -> None:
+        """End the workers if no iteration has begun."""
+        self._batches.close()
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:

@@ -28,6 +28,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.run.store import Store
 from preprocess.job.assembly import OpenItems
+from preprocess.job.early_workers import StartWorkers
 from preprocess.job.extraction import Extraction
 from preprocess.job.extractor import Extractor
 from preprocess.job.figures import FigureLog, may_write_figures
@@ -162,14 +163,15 @@ class Session:
         """
         job, rank = self._job, self.rank
         items = OpenItems(lambda item: job.extractor.open_assembly(item, lambda: rank.scratch))
+        frames = job.data.frames(rank, job.corpus.root, self._frame_request, self.device)
         own = [
             ShardWriter(rank, job.extractor, items, self._corpus_types),
             Progress(self.run, self._figures),
-            StopOnSignal(rank, job.output.grace_seconds),
+            StopOnSignal(rank, job.output.grace_seconds),  # before the workers start
+            StartWorkers(frames),
         ]
         trainer = self._trainer
         trainer.callbacks.extend([*callbacks, *own])  # type: ignore[attr-defined]
-        frames = job.data.frames(rank, job.corpus.root, self._frame_request, self.device)
         try:
             trainer.predict(Extraction(job.extractor, rank, items), dataloaders=frames, return_predictions=False)
         finally:

@@ -112,6 +112,30 @@ def test_a_loader_that_is_left_early_ends_its_workers(tmp_path: Path) -> None:
     assert time.monotonic() - started < 1
 
 
+def test_a_started_loader_has_workers_that_read_before_it_is_iterated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", image_items(tmp_path / "media", 3), per_shard=3)
+    with Rank(run) as rank:
+        loader = FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 1)
+        loader.start()
+        assert list(rank.open) == [0]
+        wait_for(lambda: any(is_worker(p) for p in psutil.Process().children(recursive=True)))
+        rows = []
+        for batch in loader:
+            rows += batch["rows"]
+            for summary in batch["summaries"]:
+                rank.add(batch["shard"], Result(summary.row, num_frames=1), {"json": b"1"})
+        assert rows == [0, 1, 2]
+
+
+def test_closing_a_started_loader_ends_its_workers(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", image_items(tmp_path / "media", 3), per_shard=3)
+    with Rank(run) as rank:
+        loader = FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 1)
+        loader.start()
+        loader.close()
+    wait_for(lambda: not any(is_worker(p) for p in psutil.Process().children(recursive=True)))
+
+
 def test_a_shard_that_another_rank_commits_is_abandoned(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", image_items(tmp_path / "media", 60), per_shard=60)
     with Rank(run) as rank:

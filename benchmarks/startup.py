@@ -95,6 +95,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="a folder of sign videos, instead of the demo corpus")
+    parser.add_argument("--without-mode-video", action="store_true", help="with --videos: leave out this contender")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
     options: argparse.Namespace = parser.parse_args()
@@ -119,8 +120,9 @@ def _compare_videos(scratch: Path, options: argparse.Namespace) -> None:
         for copy in ("a", "b"):
             shutil.copyfile(video, corpus / f"{video.stem}_{copy}{video.suffix}")
     ours = _preprocess("keypoints_videos")
-    by_tracking = _preprocess("keypoints_videos", "--model.mode=video", "--model.backend=mediapipe")
-    contenders = {"videos_to_poses": _videos_to_poses, "preprocess": ours, "mode video": by_tracking}
+    contenders: dict[str, Contender] = {"videos_to_poses": _videos_to_poses, "preprocess": ours}
+    if not options.without_mode_video:
+        contenders["mode video"] = _preprocess("keypoints_videos", "--model.mode=video", "--model.backend=mediapipe")
     turns = _take_turns(contenders, corpus, scratch, options)
     _print_whole(turns)
     ratio = _ratio(turns, "preprocess", "videos_to_poses")

@@ -152,15 +152,11 @@ class JoinedBatches(Dataset[dict[str, Any]]):
         return batch
 
 
-def with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch whose arrays, and those of batches in it, are tensors.
+def with_tensors(batch: Any) -> Any:
+    """Return a batch whose arrays, and those of batches in it, are tensors; any other value as it is.
 
     DataLoader's own conversion visits every element of every sample's fields, such as the names of all its frames.
     """
-    return {name: _with_tensors(value) for name, value in batch.items()}
-
-
-def _with_tensors(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    return with_tensors(value) if isinstance(value, dict) else value
+    if isinstance(batch, np.ndarray):
+        return torch.from_numpy(batch)
+    return {name: with_tensors(value) for name, value in batch.items()} if isinstance(batch, dict) else batch

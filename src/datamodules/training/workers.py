@@ -52,7 +52,7 @@ class _ScriptlessProcess(ForkServerProcess):
     def _Popen(process_obj: BaseProcess) -> Popen:  # noqa: N802 # a name of multiprocessing
         # multiprocessing has no option for it, but imports no script where there is none, as in an interactive session
         script = vars(sys.modules["__main__"])
-        names = {name: script[name] for name in ("__file__", "__spec__") if name in script}
+        names: dict[str, Any] = {name: script[name] for name in ("__file__", "__spec__") if name in script}
         script.update(dict.fromkeys(names))
         try:
             return ForkServerProcess._Popen(process_obj)

@@ -34,7 +34,7 @@ def completed(script: Path, *words: str) -> list[str]:
 def test_commands_and_configurations_are_completed(script: Path) -> None:
     assert completed(script, "") == list(COMMANDS)
     assert completed(script, "run", "") == completed(script, "configs", "") == list(summaries())
-    assert completed(script, "check", "--full", "key") == ["keypoints", "keypoints_gpu", "keypoints_videos"]
+    assert completed(script, "check", "--full", "pose") == ["pose", "pose_dwpose", "pose_openpose", "pose_vitpose"]
 
 
 @pytest.mark.parametrize(
